@@ -1,0 +1,1 @@
+"""Training and inference loops on detectron2's own parts."""

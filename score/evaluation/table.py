@@ -1,0 +1,92 @@
+"""Figures as text for a terminal of 80 columns, and as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from score.errors import OutputError
+
+COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+SUMMARY = ("AP", "AP50", "seen AP50", "unseen AP50")
+
+
+def table(metrics: Mapping[str, Any]) -> str:
+    """Lay out what ``coco_metrics`` returns: all, seen, unseen, harmonic mean, then each class.
+
+    Returns:
+        Lines of at most 80 characters, without a last newline; ``-`` stands for what is undefined.
+    """
+    classes: Mapping[str, Mapping[str, Any]] = metrics["per_class"]
+    rule = "-" * 80
+    lines = [_row("", "classes", "instances", COLUMNS), rule]
+    for group in ("all", "seen", "unseen"):
+        members = [item for item in classes.values() if group in ("all", _kind(item))]
+        instances = sum(item["instances"] for item in members)
+        lines.append(_row(group, len(members), instances, [metrics[group][key] for key in COLUMNS]))
+    lines.append(_row("harmonic mean", "", "", [metrics["harmonic"].get(key, "") for key in COLUMNS]))
+    lines.append(rule)
+    for name, item in classes.items():
+        lines.append(_row(name, _kind(item), item["instances"], [item[key] for key in COLUMNS]))
+    lines.append(rule)
+    lines.append(f"mask AP in percent; {metrics['images']} images, {metrics['detections']} detections")
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def summary(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """One line a dataset: AP, AP50, and AP50 of seen and unseen classes.
+
+    Args:
+        rows: a title, such as the dataset's name, to what ``coco_metrics`` returns.
+
+    Returns:
+        Lines of at most 80 characters, without a last newline.
+    """
+    width = min(max([24, *map(len, rows)]), 32)
+    head = " " * width + "".join(f"{title:>12}" for title in SUMMARY)
+    lines = [head, "-" * len(head)]
+    for title, metrics in rows.items():
+        values = (metrics["all"]["AP"], metrics["all"]["AP50"], metrics["seen"]["AP50"], metrics["unseen"]["AP50"])
+        lines.append(_fit(title, width) + "".join(f"{_figure(value):>12}" for value in values))
+    return "\n".join(lines)
+
+
+def save_json(path: str | Path, obj: Any) -> None:
+    """Write JSON whole or not at all; None becomes ``null``, and NaN is refused.
+
+    Raises:
+        OutputError: the folder cannot be written to.
+        ValueError: a NaN or infinity.
+    """
+    path = Path(path)
+    text = json.dumps(obj, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise OutputError(f"cannot write {path} ({error.strerror}); choose another output") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _row(name: str, kind: int | str, instances: int | str, values: Sequence[float | str | None]) -> str:
+    return f"{_fit(name, 26)}{kind:>8}{instances:>10}" + "".join(f"{_figure(value):>6}" for value in values)
+
+
+def _figure(value: float | str | None) -> str:
+    if isinstance(value, str):
+        return value
+    return "-" if value is None else f"{value:.1f}"
+
+
+def _fit(name: str, width: int) -> str:
+    return name.ljust(width) if len(name) <= width else name[: width - 1] + "…"
+
+
+def _kind(item: Mapping[str, Any]) -> str:
+    return "seen" if item["seen"] else "unseen"

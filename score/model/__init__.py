@@ -1,0 +1,1 @@
+"""The network: every module of SCORE, in the order data flows through it."""

@@ -1,0 +1,119 @@
+"""The training losses of Mask2Former: classes over all queries, masks on sampled points of the matched ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from detectron2.projects.point_rend.point_features import get_uncertain_point_coords_with_randomness, point_sample
+from detectron2.utils import comm
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from score.model.matcher import HungarianMatcher
+
+
+class Target(NamedTuple):
+    """Ground truth of one image.
+
+    Attributes:
+        classes: ``[N]`` int64, index into the training vocabulary.
+        masks: ``[N, H, W]`` 0.0 or 1.0, at the padded input size.
+    """
+
+    classes: Tensor
+    masks: Tensor
+
+
+class SetCriterion(nn.Module):
+    """Match every head's queries to the targets and sum the losses, all heads alike.
+
+    Args:
+        matcher: assigns targets to queries.
+        class_weight, mask_weight, dice_weight: of the three losses.
+        void_weight: of the class *void* in the cross-entropy.
+        points: points a matched mask is compared on.
+        oversample: random candidates for the uncertain ones, as a multiple of ``points``.
+        uncertain: share of the points taken where the mask is least certain.
+    """
+
+    def __init__(
+        self,
+        *,
+        matcher: HungarianMatcher,
+        class_weight: float,
+        mask_weight: float,
+        dice_weight: float,
+        void_weight: float,
+        points: int,
+        oversample: float,
+        uncertain: float,
+    ) -> None:
+        super().__init__()
+        self.matcher = matcher
+        self.class_weight, self.mask_weight, self.dice_weight = class_weight, mask_weight, dice_weight
+        self.void_weight, self.points, self.oversample, self.uncertain = void_weight, points, oversample, uncertain
+
+    def forward(self, heads: Sequence[tuple[Tensor, Tensor]], targets: Sequence[Target]) -> dict[str, Tensor]:
+        """Weigh all losses.
+
+        Args:
+            heads: class logits ``[B, Q, C + 1]`` and mask logits ``[B, Q, h, w]`` of every head, first to last.
+            targets: one an image.
+
+        Returns:
+            ``loss_ce``, ``loss_mask``, ``loss_dice`` of the last head, the same with ``_0``, ``_1``, ... of the others.
+        """
+        count = self._mean_count(targets, heads[-1][0].device)
+        losses = self._head("", *heads[-1], targets, count)
+        for index, (class_logits, mask_logits) in enumerate(heads[:-1]):
+            losses |= self._head(f"_{index}", class_logits, mask_logits, targets, count)
+        return losses
+
+    @staticmethod
+    def _mean_count(targets: Sequence[Target], device: torch.device) -> Tensor:
+        """Masks in the batch, averaged over processes, at least 1."""
+        count = torch.tensor(float(sum(len(target.classes) for target in targets)), device=device)
+        if comm.get_world_size() > 1:
+            torch.distributed.all_reduce(count)
+        return (count / comm.get_world_size()).clamp(min=1.0)
+
+    def _head(
+        self, suffix: str, class_logits: Tensor, mask_logits: Tensor, targets: Sequence[Target], count: Tensor
+    ) -> dict[str, Tensor]:
+        class_logits, mask_logits = class_logits.float(), mask_logits.float()
+        pairs = [
+            self.matcher(class_logits[b], mask_logits[b], target.classes, target.masks)
+            for b, target in enumerate(targets)
+        ]
+        wanted = class_logits.new_full(class_logits.shape[:2], class_logits.shape[2] - 1, dtype=torch.long)  # void
+        for b, ((queries, chosen), target) in enumerate(zip(pairs, targets, strict=True)):
+            wanted[b, queries] = target.classes[chosen]
+        class_weights = class_logits.new_ones(class_logits.shape[2])
+        class_weights[-1] = self.void_weight
+        cross_entropy = F.cross_entropy(class_logits.transpose(1, 2), wanted, class_weights)
+
+        predicted = torch.cat([mask_logits[b, queries] for b, (queries, _) in enumerate(pairs)])  # [N, h, w]
+        masks = torch.cat([target.masks[chosen] for (_, chosen), target in zip(pairs, targets, strict=True)])
+        bce, dice = self._mask_losses(predicted.unsqueeze(1), masks.unsqueeze(1))
+        return {
+            f"loss_ce{suffix}": self.class_weight * cross_entropy,
+            f"loss_mask{suffix}": self.mask_weight * bce / count,
+            f"loss_dice{suffix}": self.dice_weight * dice / count,
+        }
+
+    def _mask_losses(self, logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+        """Cross-entropy and dice of ``[N, 1, h, w]`` against ``[N, 1, H, W]``, each summed over masks."""
+        if not len(logits):
+            return logits.sum(), logits.sum()  # zeros that still reach the parameters, as other processes expect
+        with torch.no_grad():
+            coords = get_uncertain_point_coords_with_randomness(
+                logits, lambda x: -x.abs(), self.points, self.oversample, self.uncertain
+            )
+            labels = point_sample(masks.to(logits.dtype), coords, align_corners=False).squeeze(1)  # [N, P]
+        values = point_sample(logits, coords, align_corners=False).squeeze(1)
+        bce = F.binary_cross_entropy_with_logits(values, labels, reduction="none").mean(dim=1).sum()
+        probability = values.sigmoid()
+        dice = 1 - (2 * (probability * labels).sum(-1) + 1) / (probability.sum(-1) + labels.sum(-1) + 1)
+        return bce, dice.sum()

@@ -1,0 +1,143 @@
+"""The masked-attention decoder of Mask2Former (Cheng et al., CVPR 2022) and the class embedding of its queries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from score.model.position import sine_positions
+from score.model.towers.base import pool_regions, resize
+
+
+class Head(NamedTuple):
+    """What one application of the prediction head says.
+
+    Attributes:
+        queries: ``[B, Q, D]``, after the decoder's norm.
+        mask_logits: ``[B, Q, H/4, W/4]``.
+    """
+
+    queries: Tensor
+    mask_logits: Tensor
+
+
+class MLP(nn.Sequential):
+    """Linear layers with ReLU between them; ``widths`` from input to output."""
+
+    def __init__(self, *widths: int) -> None:
+        layers: list[nn.Module] = []
+        for inputs, outputs in pairwise(widths):
+            layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+        super().__init__(*layers[:-1])
+
+
+class DecoderLayer(nn.Module):
+    """Masked cross-attention, self-attention and a feed-forward block, each post-norm."""
+
+    def __init__(self, *, dim: int, heads: int, feedforward: int) -> None:
+        super().__init__()
+        self.cross_attn = nn.MultiheadAttention(dim, heads, batch_first=True)
+        self.cross_norm = nn.LayerNorm(dim)
+        self.self_attn = nn.MultiheadAttention(dim, heads, batch_first=True)
+        self.self_norm = nn.LayerNorm(dim)
+        self.linear1 = nn.Linear(dim, feedforward)
+        self.linear2 = nn.Linear(feedforward, dim)
+        self.ffn_norm = nn.LayerNorm(dim)
+        for parameter in self.parameters():
+            if parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)
+
+    def forward(self, x: Tensor, query_pos: Tensor, source: Tensor, source_pos: Tensor, blocked: Tensor) -> Tensor:
+        """Map queries ``[B, Q, D]`` to the same, looking at ``source [B, L, D]`` where not ``blocked [B*heads, Q, L]``."""
+        found = self.cross_attn(x + query_pos, source + source_pos, source, attn_mask=blocked, need_weights=False)[0]
+        x = self.cross_norm(x + found)
+        told = self.self_attn(x + query_pos, x + query_pos, x, need_weights=False)[0]
+        x = self.self_norm(x + told)
+        return self.ffn_norm(x + self.linear2(F.relu(self.linear1(x))))
+
+
+class MaskDecoder(nn.Module):
+    """Learned queries that find one object each, layer by layer, each layer looking inside the last one's masks.
+
+    Args:
+        dim: width ``D``.
+        queries: ``Q``.
+        layers: decoder layers; the prediction head is applied ``layers + 1`` times.
+        heads, feedforward: of every layer.
+        levels: maps visited in turn.
+    """
+
+    def __init__(self, *, dim: int, queries: int, layers: int, heads: int, feedforward: int, levels: int = 3) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query_feat = nn.Embedding(queries, dim)
+        self.query_pos = nn.Embedding(queries, dim)
+        self.level_embed = nn.Embedding(levels, dim)
+        self.layers = nn.ModuleList(
+            DecoderLayer(dim=dim, heads=heads, feedforward=feedforward) for _ in range(layers)
+        )
+        self.norm = nn.LayerNorm(dim)
+        self.mask_embed = MLP(dim, dim, dim, dim)
+
+    def forward(self, multiscale: Sequence[Tensor], mask_features: Tensor, *, every_head: bool) -> list[Head]:
+        """Decode.
+
+        Args:
+            multiscale: maps ``[B, D, h, w]``, coarse to fine.
+            mask_features: ``[B, D, H/4, W/4]``.
+            every_head: return all ``layers + 1`` heads, first to last (training needs them), or the last alone;
+                the last is the same either way.
+        """
+        batch = mask_features.shape[0]
+        sources, positions = [], []
+        for maps, embed in zip(multiscale, self.level_embed.weight, strict=True):
+            sources.append(maps.flatten(2).transpose(1, 2) + embed)  # [B, h*w, D]
+            positions.append(sine_positions(*maps.shape[-2:], maps.shape[1], device=maps.device))
+        # Resizing is linear, so the masks of a level are the inner product with that level's resized features: the
+        # full-resolution masks of a head that nobody reads are never made.
+        at_level = [resize(mask_features.detach(), maps.shape[-2:]) for maps in multiscale]
+
+        x = self.query_feat.weight.expand(batch, -1, -1)
+        query_pos = self.query_pos.weight
+        heads: list[Head] = []
+        for index, layer in enumerate(self.layers):
+            level = index % len(sources)
+            queries = self.norm(x)
+            embed = self.mask_embed(queries)
+            if every_head:
+                heads.append(Head(queries, torch.einsum("bqd,bdhw->bqhw", embed, mask_features)))
+            blocked = self._blocked(embed.detach(), at_level[level])
+            x = layer(x, query_pos, sources[level], positions[level], blocked)
+        queries = self.norm(x)
+        heads.append(Head(queries, torch.einsum("bqd,bdhw->bqhw", self.mask_embed(queries), mask_features)))
+        return heads
+
+    def _blocked(self, mask_embed: Tensor, features: Tensor) -> Tensor:
+        """Where each query may not look, ``[B*heads, Q, h*w]``; one that is blocked everywhere may look everywhere."""
+        blocked = torch.einsum("bqd,bdhw->bqhw", mask_embed, features).flatten(2) < 0
+        blocked = blocked & ~blocked.all(dim=-1, keepdim=True)
+        return blocked.unsqueeze(1).expand(-1, self.heads, -1, -1).flatten(0, 1)
+
+
+class ClassEmbedding(nn.Module):
+    """Give each query a vector in the space of the text, from its state and from the pixels inside its mask.
+
+    Args:
+        dim: width ``D`` of queries and mask features.
+        embed_dim: width ``E`` of the text.
+    """
+
+    def __init__(self, *, dim: int, embed_dim: int) -> None:
+        super().__init__()
+        self.pooled_proj = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim))
+        self.mlp = MLP(dim, dim, dim, embed_dim)
+
+    def forward(self, head: Head, mask_features: Tensor) -> Tensor:
+        """``[B, Q, E]``; no gradient flows through the mask that pools."""
+        pooled = pool_regions(mask_features, head.mask_logits.detach() > 0)  # [B, Q, D]
+        return self.mlp(head.queries + self.pooled_proj(pooled))

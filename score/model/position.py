@@ -1,0 +1,38 @@
+"""Sine position codes of a feature map (Carion et al., DETR, ECCV 2020)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def sine_positions(
+    height: int, width: int, dim: int, *, device: torch.device | None = None, temperature: float = 10000.0
+) -> Tensor:
+    """Encode where each cell lies, relative to the map's size.
+
+    Returns:
+        ``[height * width, dim]`` fp32: the first half of the columns codes y, the second half x, as alternating
+        sine and cosine of falling frequency.
+    """
+    half = dim // 2
+    exponent = 2 * (torch.arange(half, dtype=torch.float32, device=device) // 2) / half
+    frequency = temperature**exponent
+
+    def code(length: int) -> Tensor:
+        position = torch.arange(1, length + 1, dtype=torch.float32, device=device)
+        angle = (position / (position[-1] + 1e-6) * (2 * math.pi))[:, None] / frequency
+        return torch.stack([angle[:, 0::2].sin(), angle[:, 1::2].cos()], dim=-1).flatten(1)  # [length, half]
+
+    y = code(height)[:, None, :].expand(height, width, half)
+    x = code(width)[None, :, :].expand(height, width, half)
+    return torch.cat([y, x], dim=-1).reshape(height * width, dim)
+
+
+def cell_centres(height: int, width: int, *, device: torch.device | None = None) -> Tensor:
+    """Centres of a map's cells, ``[height * width, 2]`` as (x, y) in 0..1, row-major."""
+    y = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) / height
+    x = (torch.arange(width, dtype=torch.float32, device=device) + 0.5) / width
+    return torch.stack([x[None, :].expand(height, width), y[:, None].expand(height, width)], dim=-1).reshape(-1, 2)

@@ -1,0 +1,121 @@
+"""From class probabilities and mask logits to instances and semantic maps at the size the user asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+import torch
+from detectron2.structures import Boxes, Instances
+from pycocotools import mask as coco_mask
+from torch import Tensor
+
+from score.model.towers.base import resize
+
+
+def upsample(mask_logits: Tensor, padded: tuple[int, int], image: tuple[int, int], output: tuple[int, int]) -> Tensor:
+    """Bring ``[K, h, w]`` mask logits to the output size: up to the padded input, crop to the image, to the output."""
+    maps = resize(mask_logits.unsqueeze(0), padded)[:, :, : image[0], : image[1]]
+    if image != output:
+        maps = resize(maps, output)
+    return maps[0]
+
+
+def tight_boxes(masks: Tensor) -> Tensor:
+    """Extent of ``[K, H, W]`` bool masks as ``[K, 4]`` x0, y0, x1, y1 with exclusive maximum; zeros if empty."""
+    edges = []
+    for axis in (1, 2):  # columns, then rows
+        hit = masks.any(dim=axis)  # [K, length]
+        first = hit.int().argmax(dim=1)
+        last = hit.shape[1] - hit.flip(1).int().argmax(dim=1)
+        edges.append((first, last))
+    (x0, x1), (y0, y1) = edges
+    boxes = torch.stack([x0, y0, x1, y1], dim=1).float()
+    return boxes * masks.flatten(1).any(dim=1, keepdim=True)
+
+
+def encode_rle(masks: Tensor) -> list[dict]:
+    """COCO run-length encoding of ``[K, H, W]`` bool masks, counts as ASCII strings."""
+    bits = np.asfortranarray(masks.permute(1, 2, 0).cpu().numpy().astype(np.uint8))
+    rles = coco_mask.encode(bits)
+    return [{"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")} for rle in rles]
+
+
+class InstanceSelection:
+    """The best query-class pairs of an image, with masks.
+
+    Args:
+        top_k: pairs kept, of all ``Q x C``; a query can appear under several classes.
+        masks: ``bits`` gives ``pred_masks`` (bool ``[K, H, W]``), ``rle`` gives ``pred_rles`` (a list, pairs of one query
+            sharing one encoding) and never holds more than ``chunk`` masks at full size.
+        chunk: masks upsampled at a time.
+    """
+
+    def __init__(self, *, top_k: int, masks: Literal["bits", "rle"], chunk: int) -> None:
+        self.top_k, self.masks, self.chunk = top_k, masks, chunk
+
+    def __call__(
+        self,
+        log_probability: Tensor,
+        mask_logits: Tensor,
+        padded: tuple[int, int],
+        image: tuple[int, int],
+        output: tuple[int, int],
+    ) -> Instances:
+        """Select.
+
+        Args:
+            log_probability: ``[Q, C + 1]`` of the ensemble, void last.
+            mask_logits: ``[Q, h, w]``.
+            padded, image, output: heights and widths: of the padded input, of the image in it, and of the result.
+
+        Returns:
+            ``scores`` (class probability times mean mask probability), ``pred_classes``, ``pred_boxes``, ``query``
+            (which query each came from), and the masks; best class probability first.
+        """
+        probability = log_probability.softmax(-1)[:, :-1]
+        classes = probability.shape[1]
+        scores, pairs = probability.flatten().topk(min(self.top_k, probability.numel()))
+        query, label = pairs // classes, pairs % classes
+        distinct, place = query.unique(return_inverse=True)
+
+        quality, boxes, bits, rles = [], [], [], []
+        for maps in self._chunks(mask_logits[distinct], padded, image, output):
+            inside = maps > 0
+            quality.append((maps.sigmoid() * inside).flatten(1).sum(1) / (inside.flatten(1).sum(1) + 1e-6))
+            boxes.append(tight_boxes(inside))
+            if self.masks == "rle":
+                rles.extend(encode_rle(inside))
+            else:
+                bits.append(inside)
+        result = Instances(output)
+        result.scores = scores * torch.cat(quality)[place]
+        result.pred_classes = label
+        result.pred_boxes = Boxes(torch.cat(boxes)[place])
+        result.query = query
+        if self.masks == "rle":
+            result.pred_rles = [rles[index] for index in place.tolist()]
+        else:
+            result.pred_masks = torch.cat(bits)[place]
+        return result
+
+    def _chunks(self, mask_logits: Tensor, *sizes: tuple[int, int]) -> Iterator[Tensor]:
+        for part in mask_logits.split(self.chunk):
+            yield upsample(part.float(), *sizes)
+
+
+def semantic_map(
+    log_probability: Tensor,
+    mask_logits: Tensor,
+    padded: tuple[int, int],
+    image: tuple[int, int],
+    output: tuple[int, int],
+    chunk: int,
+) -> Tensor:
+    """Class scores of every pixel, ``[C, H, W]``: class probability times mask probability, summed over queries."""
+    probability = log_probability.softmax(-1)[:, :-1]
+    result = mask_logits.new_zeros(probability.shape[1], *output)
+    for classes, maps in zip(probability.split(chunk), mask_logits.split(chunk), strict=True):
+        result += torch.einsum("qc,qhw->chw", classes, upsample(maps.float(), padded, image, output).sigmoid())
+    return result

@@ -1,0 +1,1 @@
+"""Frozen image-text encoders behind one interface (:class:`score.model.towers.base.Tower`)."""

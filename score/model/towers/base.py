@@ -1,0 +1,115 @@
+"""The interface of a frozen image-text encoder.
+
+Shape shorthand, used in comments throughout ``score.model``:
+
+    B images    Q queries    C classes    N prompts    E embedding width
+    H, W padded input height and width    h, w a feature map's height and width
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Scene(NamedTuple):
+    """What a tower says of a whole image.
+
+    Attributes:
+        embed: ``[B, E]`` one vector an image, L2-normalised.
+        patches: ``[B, E, h, w]`` a coarse map in the same space, not normalised.
+    """
+
+    embed: Tensor
+    patches: Tensor
+
+
+class Tower(nn.Module):
+    """A frozen image-text encoder, usable as backbone (pyramid, regions, text) and as scene encoder.
+
+    A tower stays in evaluation mode and computes without gradient, whatever the model around it does.
+
+    Attributes:
+        embed_dim: ``E``, the width of the space that images and text share.
+        channels: channels of ``res2 .. res5``, at strides 4, 8, 16, 32.
+        pixel_mean, pixel_std: what ``(x - mean) / std`` expects, RGB in 0..255.
+        identity: one line that names the weights (architecture, file, SHA-256); keys caches and model cards.
+    """
+
+    embed_dim: int
+    channels: dict[str, int]
+    pixel_mean: Sequence[float]
+    pixel_std: Sequence[float]
+    identity: str
+
+    def pyramid(self, images: Tensor) -> dict[str, Tensor]:
+        """Encode normalised images ``[B, 3, H, W]`` (H, W multiples of 32).
+
+        Returns:
+            ``res2 .. res5``, ``[B, channels, H/stride, W/stride]``, and ``dense``, the map that
+            :meth:`embed_regions` pools; its stride is the tower's own.
+        """
+        raise NotImplementedError
+
+    def embed_regions(self, dense: Tensor, mask_logits: Tensor) -> Tensor:
+        """Embed image regions in the space of the text.
+
+        Args:
+            dense: ``[B, channels, h, w]`` from :meth:`pyramid`.
+            mask_logits: ``[B, Q, h, w]`` on the same grid; a pixel belongs to the region where it is > 0.
+
+        Returns:
+            ``[B, Q, E]``, not normalised. An empty region gives the embedding of a zero vector.
+        """
+        return self.embed_pooled(pool_regions(dense, mask_logits > 0))
+
+    def embed_pooled(self, pooled: Tensor) -> Tensor:
+        """The pooled-feature head: ``[B, Q, channels of dense]`` to ``[B, Q, E]``, not normalised."""
+        raise NotImplementedError
+
+    def encode_scene(self, images: Tensor) -> Scene:
+        """Encode normalised images ``[B, 3, H, W]`` of any size as whole scenes."""
+        raise NotImplementedError
+
+    def encode_text(self, prompts: Sequence[str]) -> Tensor:
+        """Encode prompts, ``[N, E]`` in fp32, not normalised."""
+        raise NotImplementedError
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """The tower's own factor between cosine similarity and logits, a scalar, at most 100."""
+        raise NotImplementedError
+
+    def drop_text(self) -> None:
+        """Free what only :meth:`encode_text` needs."""
+
+    def drop_vision(self) -> None:
+        """Free what only images need."""
+
+    def train(self, mode: bool = True) -> Tower:
+        """Stay in evaluation mode: a frozen tower has no training behaviour."""
+        return super().train(False)
+
+
+def pool_regions(features: Tensor, weights: Tensor) -> Tensor:
+    """Average features over regions.
+
+    Args:
+        features: ``[B, D, h, w]``.
+        weights: ``[B, Q, h, w]`` bool, or soft weights >= 0.
+
+    Returns:
+        ``[B, Q, D]``; zeros for an empty region.
+    """
+    weights = weights.to(features.dtype)
+    area = weights.sum(dim=(-2, -1)).unsqueeze(-1) + 1e-8  # [B, Q, 1]
+    return torch.einsum("bdhw,bqhw->bqd", features, weights / area.unsqueeze(-1))
+
+
+def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear resizing of ``[B, D, h, w]`` without anti-aliasing or aligned corners."""
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)

@@ -1,0 +1,1 @@
+"""Weights on disk: the model folder, the registry of towers, the released checkpoints."""

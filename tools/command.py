@@ -1,0 +1,118 @@
+"""What every command shares: Hydra in front, one line of error and exit code 2 when the input is at fault."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import functools
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import hydra
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+import score
+from score.errors import ScoreError
+
+CONFIGS = Path(score.__file__).parent.parent / "configs"
+TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
+
+
+def command(config: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+    """Turn ``main(config)`` into a command that reads its settings from ``configs/<config>.yaml`` and the command line.
+
+    What the input is to blame for (:class:`ScoreError`, a bad override, a file that cannot be opened) becomes one line
+    ``error: what, where, what to do`` on stderr and exit code 2. ``HYDRA_FULL_ERROR=1`` shows the traceback instead.
+    """
+    folder, name = (CONFIGS / config).parent, Path(config).name
+
+    def decorate(main: Callable[[DictConfig], None]) -> Callable[[], None]:
+        @functools.wraps(main)
+        def task(settings: DictConfig) -> None:
+            with _one_line_errors(folder, name):  # in here as well: Hydra adds lines to what leaves its task
+                main(settings)
+
+        run = hydra.main(version_base="1.3", config_path=str(folder), config_name=name)(task)
+
+        @functools.wraps(main)
+        def guarded() -> None:
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would otherwise print and exit on
+            with _one_line_errors(folder, name):
+                run()
+
+        return guarded
+
+    return decorate
+
+
+@contextlib.contextmanager
+def _one_line_errors(folder: Path, name: str) -> Iterator[None]:
+    """End the process with one line and exit code 2 where the input is at fault."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        expected = isinstance(error, (ScoreError, HydraException, OmegaConfBaseException, OSError))
+        if TRACEBACK or not (expected or _score_error(error)):
+            raise
+        print(f"error: {explain(error, folder, name)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def explain(error: BaseException, folder: Path, name: str) -> str:
+    """Say in one line what is wrong, where, and what to do."""
+    if (cause := _score_error(error)) is not None:
+        return _one_line(cause)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        choice = error.missing_cfg_file.removesuffix(".yaml").replace("/", "=", 1)
+        options = list(error.options or [])
+        return f"{choice}: no such choice{_suggest(choice.split('=')[-1], options)}; there are: {', '.join(options)}"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: not readable as KEY=VALUE; quote it for the shell and for Hydra, as in 'key=\"a b\"'"
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key}: not given; add {error.full_key}=VALUE"
+    if match := re.search(r"Could not (?:override|append) (?:to )?'([^']+)'", str(error)):
+        key = match[1].split("@")[0]
+        return f"{key}: no such setting{_suggest(key, list(_keys(folder, name)))}; --cfg job lists them all"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'a file'}: {error.strerror}; check the path, its rights and the space on the disk"
+    root = error.__cause__ if isinstance(error, HydraException) and error.__cause__ else error
+    where = re.search(r"full_key: (\S+)", str(error))
+    return f"{where[1]}: {_one_line(root)}" if where and where[1] not in _one_line(root) else _one_line(root)
+
+
+def _score_error(error: BaseException | None) -> ScoreError | None:
+    """The ScoreError among an exception and its causes: Hydra wraps what a constructor raises."""
+    while error is not None and not isinstance(error, ScoreError):
+        error = error.__cause__
+    return error
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _suggest(word: str, known: list[str]) -> str:
+    """`` (did you mean X?)``, or nothing where no known word is near."""
+    near = [key for key in known if key.endswith(f".{word}")] + difflib.get_close_matches(word, known, n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def _keys(folder: Path, name: str) -> Iterator[str]:
+    """All dotted keys of a command's default configuration."""
+
+    def walk(node: object, prefix: str) -> Iterator[str]:
+        if isinstance(node, dict):
+            for key, value in node.items():
+                yield f"{prefix}{key}"
+                yield from walk(value, f"{prefix}{key}.")
+
+    with hydra.initialize_config_dir(str(folder), version_base="1.3"):
+        yield from walk(OmegaConf.to_container(hydra.compose(name)), "")
