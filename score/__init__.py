@@ -1,0 +1,47 @@
+"""SCORE: open-vocabulary instance segmentation of remote sensing images with scene context.
+
+>>> import score
+>>> segmenter = score.Segmenter(score.load_model("runs/isaid512_lite"))
+>>> segmenter.set_vocabulary(["ship", "storage tank", "swimming pool"])
+>>> for found in segmenter.segment("harbour.jpg"):
+...     print(segmenter.names[found.label], found.score, found.box, found.mask.shape)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from score.model.score import SCORE
+    from score.segmenter import Segmenter
+
+__version__ = "0.1.0"
+__all__ = ["Segmenter", "__version__", "load_model"]
+
+
+def load_model(folder: str | Path, device: str | None = None) -> SCORE:
+    """Load a model folder, ready for inference.
+
+    Args:
+        folder: what training wrote: ``model.safetensors``, ``config.yaml``, ``vocabulary.yaml``.
+        device: as PyTorch names it; None for a GPU where there is one, the CPU otherwise.
+
+    Raises:
+        WeightsError: the folder or its towers' weights are missing, damaged, or of another architecture.
+    """
+    import torch
+
+    from score.weights.folder import load
+
+    model, _ = load(folder)
+    return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+
+
+def __getattr__(name: str) -> object:
+    # PyTorch and detectron2 take seconds to import: not before they are needed
+    if name == "Segmenter":
+        from score.segmenter import Segmenter
+
+        return Segmenter
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

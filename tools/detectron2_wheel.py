@@ -2,10 +2,11 @@
 
     python tools/detectron2_wheel.py FOLDER [--sdist FILE]
 
-detectron2 (Apache-2.0, Copyright Facebook, Inc. and its affiliates) is not on PyPI under its own name, and its source build
-needs a compiler that matches torch. SCORE uses none of its compiled operators, so this takes the Python files of the sdist
-`detectron2-cdo` 0.5, pinned by hash, applies the rules below, and writes `detectron2-0.5+pure-py3-none-any.whl`. The licence
-travels in the wheel, and every changed file says so in its first line. Runs on the standard library and pip alone.
+detectron2 (Apache-2.0, Copyright Facebook, Inc. and its affiliates) is not on PyPI under its own name, and building
+its source needs a compiler that matches torch. SCORE uses none of its compiled operators, so this takes the Python
+files of the sdist `detectron2-cdo` 0.5, pinned by hash, applies the rules below, and writes
+`detectron2-0.5+pure-py3-none-any.whl`. The licence travels in the wheel, and every changed file says so in its first
+line. Needs the standard library, and, for the download, pip, setuptools and torch in the Python that runs it.
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ SDIST = "detectron2-cdo==0.5"
 SHA256 = "53c9e79e9cc943e80419c588ea44b5479507a8628ed14a4e06bd093e29311b18"
 VERSION = "0.5+pure"
 
-# Folder of the sdist -> package of the wheel. The projects live outside `detectron2/` there; upstream's setup maps them too.
+# Folder of the sdist -> package of the wheel. The projects stand beside `detectron2/` there; its setup maps them too.
 PACKAGES = {
     "detectron2": "detectron2",
     "projects/PointRend/point_rend": "detectron2/projects/point_rend",
     "projects/DeepLab/deeplab": "detectron2/projects/deeplab",
 }
 
-# What the kept modules import. Left out of upstream's list: black, future and pydot (config printing and caffe2 export), and
-# the upper bound on iopath, which 0.1.10 has outlived without a change that detectron2 notices. torch is the user's choice.
+# What the kept modules import. Left out of its own list: black, future and pydot (config printing, caffe2 export), and
+# the upper bound on iopath, whose 0.1.10 changed nothing that detectron2 calls. torch is the user's choice.
 REQUIRES = (
     "Pillow>=7.1",
     "matplotlib",
@@ -73,7 +74,7 @@ def __getattr__(name: str):
         raise AttributeError(name)
     raise ImportError(
         f"detectron2._C.{name}: this is a pure-Python build of detectron2 without its compiled operators. "
-        "Install detectron2 from source to use it (`make DETECTRON2=git`); for COCOEvaluator, use_fast_impl=False does too."
+        "Install detectron2 from source to use it (DETECTRON2=git); for COCOEvaluator, use_fast_impl=False does, too."
     )
 '''
 
@@ -84,12 +85,12 @@ class WheelError(Exception):
 
 @dataclass(frozen=True)
 class Rule:
-    """A rewrite that must match in at least one file named by `files` (a path of the wheel, or "" for any)."""
+    """A rewrite that must match at least once, in the file `path` of the wheel, or anywhere."""
 
     name: str
     pattern: str
     replacement: str
-    files: str = ""
+    path: str = ""
 
 
 RULES = (
@@ -106,13 +107,13 @@ RULES = (
     ),
     Rule(
         "use of pkg_resources",
-        r'pkg_resources\.resource_filename\(\s*"detectron2\.model_zoo", os\.path\.join\("configs", config_path\)\s*\)',
-        'str(importlib.resources.files("detectron2.model_zoo").joinpath("configs", config_path))',
+        r'pkg_resources\.resource_filename\(\s*"detectron2\.model_zoo", os\.path\.join\("configs", (\w+)\)\s*\)',
+        r'str(importlib.resources.files("detectron2.model_zoo").joinpath("configs", \1))',
         "detectron2/model_zoo/model_zoo.py",
     ),
 )
 
-# What no file may hold once the rules are applied. `np.object` is here and no rule: the pinned sdist has none to rewrite.
+# What no file may hold once the rules are applied; `np.object` has no rule, for this sdist has none to rewrite.
 FORBIDDEN = re.compile(r"\bnp\.(?:bool|int|float|object|str)\b|\bImage\.LINEAR\b|\bpkg_resources\b")
 
 
@@ -172,14 +173,15 @@ def rewrite(files: dict[str, bytes], rules: tuple[Rule, ...] = RULES) -> dict[st
     texts = {path: content.decode() for path, content in files.items() if path.endswith(".py")}
     changes: dict[str, list[str]] = {}
     for rule in rules:
-        matched = False
-        for path in [rule.files] if rule.files in texts else [] if rule.files else texts:
-            texts[path], count = re.subn(rule.pattern, rule.replacement, texts[path], flags=re.MULTILINE)
-            if count:
-                matched = True
-                changes.setdefault(path, []).append(rule.name)
-        if not matched:
-            raise WheelError(f"rule '{rule.name}' matches nothing in {rule.files or 'any file'}")
+        matches = 0
+        for path in texts:
+            if rule.path in ("", path):
+                texts[path], count = re.subn(rule.pattern, rule.replacement, texts[path], flags=re.MULTILINE)
+                matches += count
+                if count:
+                    changes.setdefault(path, []).append(rule.name)
+        if not matches:
+            raise WheelError(f"the rule for {rule.name} matches nothing in {rule.path or 'any file'}")
     for path, text in texts.items():
         left = FORBIDDEN.search(text)
         if left:

@@ -2,7 +2,7 @@
 
 A drawing first asks whether its place suits it (``claim``: the ground its category belongs on, nothing in the way), then
 stamps its instance and paints it. Two shapes serve two classes each, with the same outlines, sizes and colours, so that only
-the surroundings tell which it is: ``craft`` is a ship on water and a car on asphalt, ``round`` a storage tank in a yard and a
+the surroundings tell which it is: ``craft`` is a ship on water and a car on asphalt, ``drum`` a storage tank in a yard and a
 roundabout on a road.
 """
 
@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 from score.data.canvas import Colour, Frame, Point, box, disc, tint
+
+T = TypeVar("T")
 
 WHITE: Colour = (238, 238, 234)
 DARK: Colour = (38, 42, 50)
@@ -43,7 +46,7 @@ CRAFT_COLOURS: tuple[Colour, ...] = (
     (236, 236, 232), (226, 228, 230), (205, 208, 212), (178, 52, 46), (52, 92, 158), (214, 190, 96), (64, 68, 76),
     (110, 146, 120),
 )  # fmt: skip
-ROUND_COLOURS: tuple[Colour, ...] = ((222, 222, 216), (240, 240, 236), (150, 168, 128), (206, 188, 156), (176, 180, 182))
+DRUM_COLOURS: tuple[Colour, ...] = ((222, 222, 216), (240, 240, 236), (150, 168, 128), (206, 188, 156), (176, 180, 182))
 HULL_COLOURS: tuple[Colour, ...] = ((150, 58, 48), (60, 74, 96), (44, 48, 56), (92, 108, 98), (196, 198, 200))
 CARGO_COLOURS: tuple[Colour, ...] = ((186, 70, 52), (66, 112, 158), (206, 168, 70), (98, 138, 96), (198, 198, 196))
 PLANE_COLOURS: tuple[Colour, ...] = ((242, 243, 245), (226, 229, 234), (206, 210, 216))
@@ -80,7 +83,7 @@ def claim(frame: Frame, category: str, outline: Sequence[Point], *, over: Sequen
     return instance
 
 
-def pick[T](frame: Frame, options: Sequence[T]) -> T:
+def pick(frame: Frame, options: Sequence[T]) -> T:
     """One of ``options`` by the canvas's generator."""
     return options[int(frame.canvas.rng.integers(len(options)))]
 
@@ -125,13 +128,13 @@ def wake(frame: Frame, length: float, width: float) -> None:
 # -- the shape that is a storage tank or a roundabout ------------------------------------------------------------------
 
 
-def round(frame: Frame, category: str, radius: float) -> bool:  # noqa: A001 - the field's word for the shape
+def drum(frame: Frame, category: str, radius: float) -> bool:
     """A storage tank or a roundabout: a rim, a disc, a centre."""
     rng = frame.canvas.rng
     outline = disc(radius)
     if not claim(frame, category, outline, room=1.04):
         return False
-    colour = pick(frame, ROUND_COLOURS)
+    colour = pick(frame, DRUM_COLOURS)
     frame.shadow(outline, 2.5 if category == "storage tank" else 0.8)
     frame.fill(outline, tint(colour, 18))
     frame.fill(disc(radius * 0.86), tint(colour, -30))
@@ -148,7 +151,6 @@ def gas_tank(frame: Frame, radius: float) -> bool:
     outline = disc(radius)
     if not claim(frame, "gas tank", outline, room=1.15):
         return False
-    dx, dy = frame.canvas.sun
     sunward = frame.lit(1, 0), frame.lit(0, 1)
     frame.shadow(disc(radius * 0.9), radius * 0.9, 105)
     frame.fill(outline, (104, 108, 116))
@@ -158,7 +160,7 @@ def gas_tank(frame: Frame, radius: float) -> bool:
         frame.fill(disc(radius * (1 - 0.88 * share), sunward[0] * offset, sunward[1] * offset), tint((112, 116, 124), 21 * step))
     frame.stroke([(-radius, 0), (radius, 0)], (150, 84, 60), 1.1)
     frame.fill(disc(radius * 0.14), (150, 84, 60))
-    return bool(dx or dy)
+    return True
 
 
 # -- on water ----------------------------------------------------------------------------------------------------------

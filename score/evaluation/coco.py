@@ -37,8 +37,8 @@ def coco_metrics(
     """Score detections as COCO does, IoU 0.50:0.05:0.95, in percent.
 
     Args:
-        ground_truth: detectron2 dataset dicts of exactly the images to score; ``category_id`` is a position in ``names``.
-            An annotation's own ``area`` decides its size class where stated, its mask's otherwise.
+        ground_truth: detectron2 dataset dicts of exactly the images to score; ``category_id`` is a position in
+            ``names``. An annotation's own ``area`` decides its size class where stated, its mask's otherwise.
         detections: image id to the detections of that image; an absent image has none.
         names: the ``C`` classes.
         seen: ``C`` flags, true for a class of the training vocabulary.
@@ -47,7 +47,7 @@ def coco_metrics(
     Returns:
         ``all``, ``seen``, ``unseen``: the means of :data:`METRICS` over the classes that have instances;
         ``harmonic``: ``AP``, ``AP50`` of seen and unseen; ``per_class``: by name, with ``seen`` and ``instances``;
-        ``images`` and ``detections``: counts. None is for what is undefined, such as the AP of a class without instances.
+        ``images`` and ``detections``: counts. None is for what is undefined, as the AP of a class without instances.
 
     Raises:
         DataError: a detection of an image or class that is not among those scored.
@@ -59,7 +59,9 @@ def coco_metrics(
     scores, instances = _score(ground_truth, capped, len(names), max_detections)  # [C, metrics], [C]
 
     flags = np.asarray(seen, dtype=bool)
-    groups = {name: _mean(scores[chosen]) for name, chosen in (("all", flags | True), ("seen", flags), ("unseen", ~flags))}
+    groups = {
+        name: _mean(scores[chosen]) for name, chosen in (("all", flags | True), ("seen", flags), ("unseen", ~flags))
+    }
     per_class = {
         name: {**_named(row), "seen": bool(flag), "instances": int(count)}
         for name, row, flag, count in zip(names, scores, flags, instances, strict=True)
@@ -88,14 +90,15 @@ def _check(ground_truth: Sequence[Mapping[str, Any]], detections: Mapping[int, l
     sizes = {record["image_id"]: [record["height"], record["width"]] for record in ground_truth}
     for image_id, items in detections.items():
         if image_id not in sizes:
-            raise DataError(f"detections of image {image_id}, which is not in the ground truth; are they of another dataset?")
+            raise DataError(
+                f"detections of image {image_id}, which is not in the ground truth; are they of another dataset?"
+            )
         for item in items:
             if not 0 <= item.label < classes:
                 raise DataError(f"a detection of class {item.label} in image {image_id}, of {classes} classes")
             if list(item.rle["size"]) != sizes[image_id]:
-                raise DataError(
-                    f"a detection of size {list(item.rle['size'])} in image {image_id} of height, width {sizes[image_id]}"
-                )
+                size = list(item.rle["size"])
+                raise DataError(f"a mask of size {size} in image {image_id} of height, width {sizes[image_id]}")
 
 
 def _score(
@@ -128,7 +131,12 @@ def _score(
     assert result is not None
     precision = result["precision"][..., -1]  # [IoU, recall, C, area]
     average = precision.mean(axis=1)  # [IoU, C, area]; a class without instances is -1 throughout
-    columns = [average[..., 0].mean(0), average[0, :, 0], average[5, :, 0], *(average[..., a].mean(0) for a in (1, 2, 3))]
+    columns = [
+        average[..., 0].mean(0),
+        average[0, :, 0],
+        average[5, :, 0],
+        *(average[..., a].mean(0) for a in (1, 2, 3)),
+    ]
     scores = np.stack(columns, axis=1)
     return np.where(scores < 0, np.nan, 100 * scores), instances
 

@@ -39,7 +39,8 @@ def draw(
         scores: write scores on the objects; a label that would hide another one is left out, the worst scores first.
 
     Returns:
-        An RGB picture: the image, enlarged by a whole factor if it is small, and below it the legend with the count of each class.
+        An RGB picture: the image, enlarged by a whole factor if it is small, and below it the legend with the count of
+        each class.
     """
     colours = palette(len(names))
     best_first = sorted(detections, key=lambda item: -item.score)
@@ -113,18 +114,19 @@ def _labels(
     factor: int,
     font: Font,
 ) -> None:
-    """Write each label beside or on its object, inside the picture, where it hides no other label and no small object."""
+    """Write each label beside or on its object, in the picture, where it hides no other label and no small object."""
     paint = ImageDraw.Draw(picture)
     height = round(1.35 * font.getbbox("Ag")[3])
-    boxes = [tuple(value * factor for value in item.box) for item in best_first]
-    taken = [(x, y, x + w - 1, y + h - 1) for x, y, w, h in boxes if w * h < 16 * height**2]
+    boxes = [[value * factor for value in item.box] for item in best_first]
+    taken: list[Box] = [(x, y, x + w - 1, y + h - 1) for x, y, w, h in boxes if w * h < 16 * height**2]
     for item, (x, y, w, h) in zip(best_first, boxes, strict=True):
         for text in (f"{names[item.label]} {item.score:.2f}", f"{item.score:.2f}"):
             width = font.getlength(text) + height / 2
             left = x + (w - width) / 2
             spots = ((left, y - height), (left, y + h), (left, y + (h - height) / 2))
-            free = (box for spot in spots if not _hides(box := _inside(spot, width, height, picture.size), taken))
-            if width <= picture.width and (box := next(free, None)):
+            places = [_inside(spot, width, height, picture.size) for spot in spots]
+            box = next((place for place in places if not _hides(place, taken)), None)
+            if box is not None and width <= picture.width:
                 taken.append(box)
                 paint.rectangle(box, fill=colours[item.label])
                 middle = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)

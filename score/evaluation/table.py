@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -45,12 +46,12 @@ def summary(rows: Mapping[str, Mapping[str, Any]]) -> str:
     Returns:
         Lines of at most 80 characters, without a last newline.
     """
-    width = min(max([24, *map(len, rows)]), 32)
-    head = " " * width + "".join(f"{title:>12}" for title in SUMMARY)
+    width = min(max([24, *map(len, rows)]), 28)
+    head = " " * width + "".join(f"{title:>13}" for title in SUMMARY)
     lines = [head, "-" * len(head)]
     for title, metrics in rows.items():
         values = (metrics["all"]["AP"], metrics["all"]["AP50"], metrics["seen"]["AP50"], metrics["unseen"]["AP50"])
-        lines.append(_fit(title, width) + "".join(f"{_figure(value):>12}" for value in values))
+        lines.append(_fit(title, width) + "".join(f"{_figure(value):>13}" for value in values))
     return "\n".join(lines)
 
 
@@ -69,9 +70,9 @@ def save_json(path: str | Path, obj: Any) -> None:
         partial.write_text(text, encoding="utf-8")
         partial.replace(path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise OutputError(f"cannot write {path} ({error.strerror}); choose another output") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _row(name: str, kind: int | str, instances: int | str, values: Sequence[float | str | None]) -> str:

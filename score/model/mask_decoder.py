@@ -111,16 +111,20 @@ class MaskDecoder(nn.Module):
             embed = self.mask_embed(queries)
             if every_head:
                 heads.append(Head(queries, torch.einsum("bqd,bdhw->bqhw", embed, mask_features)))
-            blocked = self._blocked(embed.detach(), at_level[level])
+            blocked = self._blocked(self._outside(embed.detach(), at_level[level]))
             x = layer(x, query_pos, sources[level], positions[level], blocked)
         queries = self.norm(x)
         heads.append(Head(queries, torch.einsum("bqd,bdhw->bqhw", self.mask_embed(queries), mask_features)))
         return heads
 
-    def _blocked(self, mask_embed: Tensor, features: Tensor) -> Tensor:
+    @staticmethod
+    def _outside(mask_embed: Tensor, features: Tensor) -> Tensor:
+        """Where each query's mask is not, at the resolution of ``features``: ``[B, Q, h*w]``."""
+        return torch.einsum("bqd,bdhw->bqhw", mask_embed, features).flatten(2) < 0
+
+    def _blocked(self, outside: Tensor) -> Tensor:
         """Where each query may not look, ``[B*heads, Q, h*w]``; one that is blocked everywhere may look everywhere."""
-        blocked = torch.einsum("bqd,bdhw->bqhw", mask_embed, features).flatten(2) < 0
-        blocked = blocked & ~blocked.all(dim=-1, keepdim=True)
+        blocked = outside & ~outside.all(dim=-1, keepdim=True)
         return blocked.unsqueeze(1).expand(-1, self.heads, -1, -1).flatten(0, 1)
 
 

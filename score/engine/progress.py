@@ -1,0 +1,90 @@
+"""What a run says: its settings before the first step, and a line of progress at 80 columns."""
+
+from __future__ import annotations
+
+import logging
+import textwrap
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils.events import CommonMetricPrinter, get_event_storage
+from torch import nn
+
+from score.model.vocabulary import is_seen
+
+logger = logging.getLogger(__name__)
+WIDTH = 80
+
+
+class DatasetFacts(NamedTuple):
+    """What a registered dataset holds; crowds are no instances."""
+
+    name: str
+    classes: list[str]
+    images: int
+    annotated: int
+    instances: int
+
+
+def facts(name: str) -> DatasetFacts:
+    """Read a registered dataset and count."""
+    records = DatasetCatalog.get(name)
+    counts = [sum(not item.get("iscrowd", 0) for item in record.get("annotations", ())) for record in records]
+    classes = list(MetadataCatalog.get(name).thing_classes)
+    return DatasetFacts(name, classes, len(records), sum(count > 0 for count in counts), sum(counts))
+
+
+def describe(model: nn.Module, train: DatasetFacts, tests: Sequence[DatasetFacts], settings: dict[str, Any]) -> str:
+    """Say what will be trained on what, in lines of at most 80 characters.
+
+    Args:
+        model: a :class:`SCORE`.
+        train, tests: the datasets.
+        settings: further lines, title to value.
+    """
+    lines = [
+        ("train", f"{train.name}: {train.annotated:,} images with {train.instances:,} instances"),
+        ("classes", f"{len(train.classes)}: {', '.join(train.classes)}"),
+    ]
+    for test in tests:
+        unseen = [name for name in test.classes if not is_seen(name, train.classes)]
+        new = f", {len(unseen)} of them unseen: {', '.join(unseen)}" if unseen else ", all seen"
+        lines.append(
+            ("test", f"{test.name}: {test.images:,} images, {test.instances:,} instances, {len(test.classes)} classes{new}")
+        )
+    lines += [("backbone", model.backbone.identity), ("scene", model.scene.identity if model.scene else "off")]
+    lines += [(key, type(part).__name__ if (part := getattr(model, key)) else "off") for key in ("rai", "gca")]
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
+    lines.append(("parameters", f"{trained:,} trained, {frozen:,} frozen"))
+    lines += [(key, str(value)) for key, value in settings.items()]
+    wrap = textwrap.TextWrapper(WIDTH, subsequent_indent=" " * 12)
+    return "\n".join(wrap.fill(f"{title:<12}{text}") for title, text in lines)
+
+
+class ProgressLine(CommonMetricPrinter):
+    """detectron2's printer at 80 columns: the losses of the last head stand for those of all."""
+
+    def __init__(self, max_iter: int, parts: Sequence[str] = ("loss_ce", "loss_mask", "loss_dice")) -> None:
+        super().__init__(max_iter)
+        self.parts = parts
+
+    def write(self) -> None:
+        """Log one line; nothing once the last iteration has been reported."""
+        storage = get_event_storage()
+        if storage.iter == self._max_iter:
+            return
+        values = {key: buffer.median(self._window_size) for key, buffer in storage.histories().items() if "loss" in key}
+        losses = " ".join(f"{key.removeprefix('loss_')} {values[key]:.2f}" for key in self.parts if key in values)
+        seconds = storage.histories()["time"].median(1000) if "time" in storage.histories() else None
+        fields = [
+            f"{storage.iter + 1}/{self._max_iter}",
+            f"loss {values['total_loss']:.2f} ({losses})" if "total_loss" in values else "",
+            f"lr {storage.history('lr').latest():.1e}",
+            f"{seconds:.2f} s" if seconds is not None else "",
+            f"eta {self._get_eta(storage)}",
+            f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB" if torch.cuda.is_available() else "",
+        ]
+        logger.info("  ".join(field for field in fields if field))

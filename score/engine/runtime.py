@@ -1,0 +1,95 @@
+"""What a run stands on: device, threads, processes, seeds, log, versions."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import random
+import sys
+from importlib import metadata
+
+import numpy as np
+import torch
+from detectron2.utils import comm
+
+from score.errors import ConfigError
+
+PACKAGES = ("torch", "torchvision", "detectron2", "numpy", "timm", "open_clip_torch", "hotcoco")
+
+
+def select_device(name: str = "auto", threads: int | None = None) -> torch.device:
+    """Choose where to compute, and on how many threads of the CPU (None for PyTorch's own choice).
+
+    Args:
+        name: ``cpu``, ``cuda``, ``cuda:1``, or ``auto`` for a GPU where there is one.
+
+    Raises:
+        ConfigError: there is no such device.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if name == "auto":
+        name = f"cuda:{_local_rank()}" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"runtime.device={name}: not on this machine; use auto, cpu or cuda") from error
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
+
+
+def join_processes() -> None:
+    """Join the other processes that ``torchrun`` started, if it did."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or torch.distributed.is_initialized():
+        return
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(_local_rank())
+    torch.distributed.init_process_group("nccl" if cuda else "gloo")
+    size = int(os.environ["LOCAL_WORLD_SIZE"])
+    if hasattr(comm, "create_local_process_group"):
+        comm.create_local_process_group(size)
+
+
+def _local_rank() -> int:
+    """Of this process among those that ``torchrun`` or detectron2's ``launch`` started on this machine."""
+    if "LOCAL_RANK" in os.environ:
+        return int(os.environ["LOCAL_RANK"])
+    return comm.get_local_rank() if comm.get_world_size() > 1 else 0
+
+
+def seed_everything(*seed: int) -> None:
+    """Seed Python, NumPy and PyTorch, each process its own way, from one or several whole numbers >= 0."""
+    value = int(np.random.SeedSequence([*seed, comm.get_rank()]).generate_state(1)[0])
+    random.seed(value)
+    np.random.seed(value)
+    torch.manual_seed(value)
+
+
+def log_to_stdout() -> None:
+    """Show what ``score`` reports, and of libraries the warnings, as plain lines; only the main process speaks."""
+    root = logging.getLogger()
+    if not root.handlers:
+        handler = logging.StreamHandler(sys.stdout)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        root.addHandler(handler)
+    root.setLevel(logging.WARNING)
+    logging.getLogger("score").setLevel(logging.INFO if comm.is_main_process() else logging.ERROR)
+    # It would print the traceback of what is raised, and raised again, on its way to one line of error.
+    logging.getLogger("detectron2.engine.train_loop").setLevel(logging.CRITICAL + 1)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, of this package and of what decides its figures, and the GPU if there is one."""
+    found = {"python": platform.python_version()}
+    for package in ("score", *PACKAGES):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+    return found

@@ -1,0 +1,46 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from score.errors import OutputError
+
+
+def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """Call ``write`` with a temporary name beside ``path``, then rename; missing folders are made.
+
+    Raises:
+        OutputError: no space, or no right to write.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write(partial)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except (OSError, RuntimeError) as error:  # PyTorch and safetensors report a full disk as a RuntimeError
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error).splitlines()[0]
+        raise OutputError(f"cannot write {path} ({reason}); free some space or choose another output") from error
+
+
+def check_writable(folder: Path) -> None:
+    """Check that ``folder`` exists or can be made, and can be written to, leaving no trace.
+
+    Raises:
+        OutputError: it cannot.
+    """
+    existing = folder
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    probe = existing / f".score-{os.getpid()}"
+    try:
+        probe.mkdir()  # rights alone do not tell: root has them all, and a read-only disk grants them
+        probe.rmdir()
+    except OSError as error:
+        raise OutputError(f"cannot write to {folder} ({error.strerror}); choose another output") from error

