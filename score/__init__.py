@@ -27,15 +27,19 @@ def load_model(folder: str | Path, device: str | None = None) -> SCORE:
         folder: what training wrote: ``model.safetensors``, ``config.yaml``, ``vocabulary.yaml``.
         device: as PyTorch names it; None for a GPU where there is one, the CPU otherwise.
 
+    Returns:
+        The model in evaluation mode.
+
     Raises:
+        ConfigError: there is no such device.
         WeightsError: the folder or its towers' weights are missing, damaged, or of another architecture.
     """
-    import torch
-
+    from score.engine.runtime import select_device
     from score.weights.folder import load
 
+    target = select_device(device or "auto")
     model, _ = load(folder)
-    return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+    return model.to(target).eval()
 
 
 def __getattr__(name: str) -> object:

@@ -186,12 +186,12 @@ def rewrite(files: dict[str, bytes], rules: tuple[Rule, ...] = RULES) -> dict[st
         left = FORBIDDEN.search(text)
         if left:
             raise WheelError(f"{path} still holds {left.group()} after all rules")
-        if path in changes:
-            texts[path] = f"# Changed from detectron2 0.5 by SCORE's set-up: {'; '.join(changes[path])}.\n{text}"
         try:
-            compile(texts[path], path, "exec")
+            compile(text, path, "exec")
         except SyntaxError as error:
             raise WheelError(f"{path}, line {error.lineno}, is not valid Python: {error.msg}") from error
+        if path in changes:
+            texts[path] = f"# Changed from detectron2 0.5 by SCORE's set-up: {'; '.join(changes[path])}.\n{text}"
     return files | {path: text.encode() for path, text in texts.items()}
 
 

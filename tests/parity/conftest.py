@@ -29,8 +29,6 @@ from score.weights.authors import complete, convert
 FOLDER = os.environ.get("SCORE_PARITY_DIR")
 ROWS: list[tuple[str, str, float, float, str]] = []
 
-np.lib.format  # noqa: B018 - numpy is needed by every fixture below
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not FOLDER or not Path(FOLDER).is_dir():
@@ -165,7 +163,7 @@ def model(case: Case, towers: tuple[ConvNeXtTower, ViTTower]) -> SCORE:
     return built.eval()
 
 
-def compare(name: str, got: object, recorded: np.ndarray, relative: float = 1e-5) -> None:
+def compare(name: str, got: object, recorded: np.ndarray, relative: float = 1e-5, elements: bool = True) -> None:
     """Assert that an array is the recorded one, within rounding, and add a line to the table."""
     if isinstance(got, torch.Tensor):
         got = got.detach().cpu().numpy()
@@ -187,6 +185,8 @@ def compare(name: str, got: object, recorded: np.ndarray, relative: float = 1e-5
         return
     ROWS.append((name, shape, worst, gap, f"rel L2 {relative:.0e}"))
     assert gap <= relative, f"{name}: relative L2 {gap:.1e}"
+    if not elements:
+        return
     close = np.abs(ours - theirs) <= 1e-4 + 1e-4 * np.abs(theirs)
     assert close.all(), f"{name}: {worst:.1e} in {(~close).sum()} entries"
 

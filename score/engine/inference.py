@@ -1,0 +1,154 @@
+"""A model over a registered dataset: figures, time and pictures."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.detection_utils import read_image
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, inference_on_dataset
+from torch import nn
+
+from score.data.loaders import test_loader
+from score.detections import encode_instances, ground_truth, select
+from score.evaluation.coco import CocoEvaluator
+from score.evaluation.pictures import side_by_side
+from score.files import write_whole
+from score.model.vocabulary import is_seen
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate(
+    model: nn.Module,
+    dataset: str,
+    mapper: Callable[[dict], dict],
+    *,
+    workers: int = 0,
+    max_detections: int = 300,
+    limit: int | None = None,
+    shuffle_vocabulary: int | None = None,
+    pictures: int = 0,
+    picture_folder: Path | None = None,
+) -> dict[str, Any]:
+    """Score a model on a dataset, looking for that dataset's classes.
+
+    Args:
+        model: a :class:`SCORE`; its vocabulary and mode are as before afterwards.
+        dataset: a registered name.
+        mapper: prepares an image for the model, such as :class:`score.data.mapper.TestMapper`.
+        workers: processes that read images, 0 for none beside this one.
+        max_detections: of an image, over all classes.
+        limit: score the first so many images only.
+        shuffle_vocabulary: a seed; deal class embeddings to other names, so that none keeps its own. What is found
+            then is found without the words: a control.
+        pictures: so many images, evenly spread, are drawn beside their ground truth into ``picture_folder``.
+
+    Returns:
+        What :func:`score.evaluation.coco.coco_metrics` returns, with ``seconds_per_image`` (loading, network and
+        encoding; one image at a time), ``ensemble`` and ``shuffle_vocabulary``. Empty on every process but the main one.
+    """
+    names = list(MetadataCatalog.get(dataset).thing_classes)
+    seen = [is_seen(name, model.train_names) for name in names]
+    loader = test_loader(dataset, mapper, workers, limit=limit)
+    evaluators: list[DatasetEvaluator] = [
+        Clock(dataset, len(loader)),
+        CocoEvaluator(dataset, names, seen, max_detections),
+    ]
+    if pictures and picture_folder is not None:
+        evaluators.append(Pictures(dataset, picture_folder, every=max(1, len(loader) // pictures), count=pictures))
+    before = model.names
+    model.set_vocabulary(names if shuffle_vocabulary is None else deal(names, shuffle_vocabulary))
+    try:
+        results = inference_on_dataset(model, loader, DatasetEvaluators(evaluators))
+    finally:
+        model.set_vocabulary(before)
+    if results:
+        results["ensemble"] = {"alpha": model.ensemble.alpha, "beta": model.ensemble.beta}
+        results["shuffle_vocabulary"] = shuffle_vocabulary
+    return dict(results)
+
+
+def deal(names: Sequence[str], seed: int) -> list[str]:
+    """Permute names at random in a single cycle: with two names or more, none stays in its place (Sattolo 1986)."""
+    dealt, draw = list(names), random.Random(seed)
+    for last in range(len(dealt) - 1, 0, -1):
+        other = draw.randrange(last)
+        dealt[last], dealt[other] = dealt[other], dealt[last]
+    return dealt
+
+
+class Clock(DatasetEvaluator):
+    """Reports progress, and the time an image takes.
+
+    Args:
+        dataset: named in the reports.
+        total: images that this process will see.
+        interval: seconds between reports.
+    """
+
+    def __init__(self, dataset: str, total: int, interval: float = 10.0) -> None:
+        self.dataset, self.total, self.interval = dataset, total, interval
+        self.reset()
+
+    def reset(self) -> None:
+        """Start."""
+        self.start = self.last = self.reported = time.perf_counter()
+        self.done = 0
+
+    def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
+        """Count a batch that has come out of the model."""
+        self.done += len(inputs)
+        self.last = time.perf_counter()
+        if self.last - self.reported >= self.interval and self.done < self.total:
+            self.reported = self.last
+            pace = (self.last - self.start) / self.done
+            left = time.strftime("%H:%M:%S", time.gmtime(pace * (self.total - self.done)))
+            logger.info(f"{self.dataset}  {self.done}/{self.total}  {pace:.2f} s an image  eta {left}")
+
+    def evaluate(self) -> dict[str, float]:
+        """Seconds an image, mean over those of this process."""
+        return {"seconds_per_image": (self.last - self.start) / max(self.done, 1)}
+
+
+class Pictures(DatasetEvaluator):
+    """Draws predictions beside the ground truth, ``FOLDER/IMAGE.jpg``.
+
+    Args:
+        dataset: a registered name.
+        folder: where pictures go.
+        every, count: draw one of ``every`` images, ``count`` at most in each process.
+        score, overlap: what is worth drawing, as :func:`score.detections.select` has it.
+    """
+
+    def __init__(
+        self, dataset: str, folder: Path, *, every: int, count: int, score: float = 0.2, overlap: float = 0.5
+    ) -> None:
+        self.names = list(MetadataCatalog.get(dataset).thing_classes)
+        self.records = {record["image_id"]: record for record in DatasetCatalog.get(dataset)}
+        self.folder, self.every, self.count, self.score, self.overlap = folder, every, count, score, overlap
+        self.reset()
+
+    def reset(self) -> None:
+        """Start."""
+        self.passed = self.drawn = 0
+
+    def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
+        """Draw an image if it is its turn."""
+        for item, output in zip(inputs, outputs, strict=True):
+            if self.passed % self.every == 0 and self.drawn < self.count:
+                self._draw(self.records[item["image_id"]], output)
+                self.drawn += 1
+            self.passed += 1
+
+    def _draw(self, record: Mapping[str, Any], output: Mapping[str, Any]) -> None:
+        found = select(encode_instances(output["instances"]), score=self.score, overlap=self.overlap)
+        image = read_image(record["file_name"], format="RGB")
+        picture = side_by_side(image, ground_truth(record), found, self.names)
+        path = self.folder / f"{Path(record['file_name']).stem}.jpg"
+        write_whole(path, lambda partial: picture.save(partial, format="JPEG", quality=90))

@@ -1,0 +1,168 @@
+"""The model folder: what is trained, how to build it, its vocabulary, and a card that says where it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from score.errors import ConfigError, ScoreError, WeightsError
+from score.files import write_whole
+
+WEIGHTS, CONFIG, VOCABULARY, CARD = "model.safetensors", "config.yaml", "vocabulary.yaml", "README.md"
+TRUSTED = "score.model."  # a folder from elsewhere must not be able to name any other code to run
+
+
+def save(folder: Path, model: nn.Module, config: DictConfig, card: Mapping[str, str]) -> None:
+    """Write a model folder, each file whole.
+
+    Args:
+        folder: made if missing.
+        model: a :class:`SCORE`; its frozen towers are named in the card, not written.
+        config: the run's; ``config.model.network`` builds the model.
+        card: sections of the card, title to Markdown.
+
+    Raises:
+        OutputError: the folder cannot be written to.
+    """
+    state = {name: value.detach().cpu().clone().contiguous() for name, value in model.trainable_state().items()}
+    save_config(folder, config)
+    vocabulary = {"names": list(model.train_names), "prompts": list(model.text.prompts)}
+    text = yaml.safe_dump(vocabulary, sort_keys=False, allow_unicode=True)
+    write_whole(folder / VOCABULARY, lambda partial: partial.write_text(text, encoding="utf-8"))
+    write_whole(folder / WEIGHTS, lambda partial: save_file(state, partial, metadata={"format": "pt"}))
+    save_card(folder, model, config, card)
+
+
+def save_config(folder: Path, config: DictConfig) -> None:
+    """Write ``config.yaml`` with every reference resolved but those to ``paths``, which are another machine's to set."""
+    config = OmegaConf.create(OmegaConf.to_container(config, resolve=False))  # a copy, without struct flags
+    paths = config.get("paths") or OmegaConf.create()
+    config.paths = {key: f"\\${{paths.{key}}}" for key in paths}  # resolves to a reference, as text
+    resolved = {**OmegaConf.to_container(config, resolve=True), "paths": OmegaConf.to_container(paths, resolve=False)}  # type: ignore[dict-item]
+    text = yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True)
+    write_whole(folder / CONFIG, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def save_card(folder: Path, model: nn.Module, config: DictConfig, card: Mapping[str, str]) -> None:
+    """Write ``README.md``: title, use, the given sections, and the frozen towers by name."""
+    towers = [f"- backbone: {model.backbone.identity}"]
+    towers += [f"- scene encoder: {model.scene.identity}"] if model.scene is not None else []
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    sections = {
+        "Use": f"    tools/evaluate.py model={folder} data=DATASET\n\n`{WEIGHTS}` holds the {trained:,} trained "
+        "parameters; the frozen towers below are loaded from their own files.",
+        **card,
+        "Frozen towers": "\n".join(towers),
+        "Training vocabulary": ", ".join(model.train_names),
+    }
+    text = f"# {config.get('name', folder.name)}\n" + "".join(f"\n## {k}\n\n{v.rstrip()}\n" for k, v in sections.items())
+    write_whole(folder / CARD, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def load(
+    folder: str | Path, device: str | torch.device = "cpu", overrides: Sequence[str] = ()
+) -> tuple[nn.Module, DictConfig]:
+    """Build the model of a folder, in evaluation mode, with its training vocabulary.
+
+    Args:
+        folder: a model folder.
+        device: where the model goes.
+        overrides: changes to its config, such as ``paths.weights=FOLDER``.
+
+    Returns:
+        The model and its config.
+
+    Raises:
+        WeightsError: a file is missing or damaged, or the weights do not fit the config.
+        ConfigError: an override that names nothing.
+    """
+    folder = Path(folder)
+    config = read_config(folder, overrides)
+    vocabulary = _read_yaml(folder / VOCABULARY)
+    state = _read_weights(folder / WEIGHTS)
+    network = config.model.network
+    network.train_names, network.prompts = vocabulary["names"], vocabulary["prompts"]
+    _check_targets(folder, network)
+    model = build(network)
+    model.load_trainable(state)
+    return model.to(device).eval(), config
+
+
+def build(network: DictConfig) -> nn.Module:
+    """Instantiate a model; what its parts complain about is raised as they raised it."""
+    try:
+        return hydra.utils.instantiate(network, _convert_="all")
+    except hydra.errors.InstantiationException as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, ScoreError):
+            cause = cause.__cause__
+        raise (cause or error) from None
+
+
+def read_config(folder: Path, overrides: Sequence[str] = ()) -> DictConfig:
+    """Read ``config.yaml`` and change it; only what is there can be changed."""
+    config = OmegaConf.create(_read_yaml(folder / CONFIG))
+    if "network" not in config.get("model", {}):
+        raise WeightsError(f"{folder / CONFIG} holds no model.network; is {folder} a model folder?")
+    OmegaConf.set_struct(config, True)
+    try:
+        config.merge_with_dotlist(list(overrides))
+        OmegaConf.resolve(config.model)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{' '.join(overrides)}: {str(error).splitlines()[0]}; see {folder / CONFIG}") from error
+    OmegaConf.set_struct(config, False)
+    return config
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    _check_there(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise WeightsError(f"cannot read {path} ({str(error).splitlines()[0]}); is it damaged?") from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"cannot read {path} (not a mapping); is it damaged?")
+    return content
+
+
+def _read_weights(path: Path) -> dict[str, torch.Tensor]:
+    _check_there(path)
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"cannot read {path} ({str(error).splitlines()[0]}); is it damaged?") from error
+
+
+def _check_there(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise WeightsError(f"no such model folder: {path.parent}; tools/train.py makes one")
+    if not path.is_file():
+        raise WeightsError(f"{path.name} is missing in {path.parent}; a model folder holds {WEIGHTS}, {CONFIG}, {VOCABULARY}")
+
+
+def _check_targets(folder: Path, node: DictConfig) -> None:
+    """Refuse a config that would run code other than the model's own."""
+    for target in _targets(OmegaConf.to_container(node)):
+        own = target.startswith(TRUSTED)
+        if not own or not hydra.utils.get_object(target).__module__.startswith(TRUSTED):
+            raise WeightsError(f"{folder / CONFIG} would run {target}, which is no part of the model; do not use this folder")
+
+
+def _targets(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield str(node["_target_"])
+        node = list(node.values())
+    if isinstance(node, list):
+        for item in node:
+            yield from _targets(item)
