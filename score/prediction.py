@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import tempfile
@@ -10,8 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-
-from omegaconf import ListConfig
 
 import score
 from score.detections import Detection
@@ -22,7 +21,8 @@ from score.model.vocabulary import check
 from score.segmenter import Segmenter, read_image
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"}
-JSON = "predictions.json"
+PICTURES, JSON = "pictures", "predictions.json"
+LIMITS = {"score": (0, 1), "overlap": (0, 1), "top_k": (1, math.inf), "min_area": (0, math.inf)}
 
 
 class Prediction(NamedTuple):
@@ -83,17 +83,36 @@ def find_images(source: str | Sequence[str]) -> list[Path]:
     return paths
 
 
-def check_output(folder: Path) -> None:
-    """Make sure, without writing anything, that a folder can be written to.
+def check_choice(choice: Mapping[str, Any], picture: str | None) -> None:
+    """Make sure that thresholds and format can be meant.
 
     Raises:
-        OutputError: it cannot.
+        ConfigError: one of them cannot.
+    """
+    for key, (least, most) in LIMITS.items():
+        value = choice.get(key, least)
+        if value is None and key == "top_k":
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+            raise ConfigError(f"{key}={value}: not a number from {least} to {most}")
+    if picture not in (None, "jpg", "png"):
+        raise ConfigError(f"picture={picture}: not a format; use jpg, png or null")
+
+
+def check_output(folder: Path, images: Sequence[Path] = ()) -> None:
+    """Make sure, without writing anything, that a folder can be written to and no image of the input is replaced.
+
+    Raises:
+        OutputError: it cannot, or one would be.
     """
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
         raise OutputError(f"output {folder}: {existing} is a file; choose a folder")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise OutputError(f"output {folder}: {existing} is not writable; choose another folder")
+    pictures = (folder / PICTURES).resolve()
+    if any(path.resolve().parent == pictures for path in images):
+        raise OutputError(f"output {folder}: its pictures would replace the images they are made of; choose another folder")
 
 
 def predict(
@@ -115,9 +134,11 @@ def predict(
         report: called after each image.
 
     Raises:
+        ConfigError: a threshold or the format cannot be meant.
         OutputError: the folder cannot be written to.
     """
-    check_output(output)
+    check_choice(choice, picture)
+    check_output(output, images)
     new = not output.exists()
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -158,7 +179,7 @@ def _write(
             "height": height,
         }
         if picture:
-            entry["picture"] = f"pictures/{title}.{picture}"
+            entry["picture"] = f"{PICTURES}/{title}.{picture}"
             target = folder / entry["picture"]
             target.parent.mkdir(exist_ok=True)
             draw(pixels, found, names).save(target, quality=92)
@@ -170,7 +191,7 @@ def _write(
         predictions.append(Prediction(path, (width, height), by_name, time.perf_counter() - start))
         if report:
             report(predictions[-1])
-    save_json(folder / JSON, dataset)
+    save_json(folder / JSON, dataset, indent=None)
     return predictions
 
 
@@ -218,7 +239,3 @@ def _move(source: Path, target: Path) -> None:
         goal.parent.mkdir(exist_ok=True)
         path.replace(goal)
 
-
-def as_lists(value: Any) -> Any:
-    """A list of a configuration as Python's own."""
-    return list(value) if isinstance(value, ListConfig) else value

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from detectron2.data.transforms import ResizeShortestEdge
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from score.detections import Detection, encode_instances, select
 from score.errors import ConfigError, DataError
@@ -98,3 +98,20 @@ def as_array(image: ImageLike) -> NDArray[np.uint8]:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise DataError(f"an image of shape {image.shape} and type {image.dtype}; give [H, W, 3] uint8 RGB")
     return image
+
+
+def read_image(path: str | Path) -> NDArray[np.uint8]:
+    """Read an image file as ``[H, W, 3]`` uint8 RGB, turned upright as its EXIF data says.
+
+    Raises:
+        DataError: there is no such file, it cannot be decoded, or its values are not 8 bits wide.
+    """
+    try:
+        with Image.open(path) as file:
+            if file.mode.startswith(("I", "F")):
+                raise DataError(f"{path}: values wider than 8 bits (Pillow mode {file.mode}); convert it to 8-bit RGB")
+            return np.asarray(ImageOps.exif_transpose(file).convert("RGB"))
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such image; check the path") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: cannot be read as an image ({error}); convert it or leave it out") from error

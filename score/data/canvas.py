@@ -49,11 +49,15 @@ class Canvas:
         rng: the image's own generator; every random choice comes from it.
         size: width and height of the image in pixels.
         zoom: size of objects relative to their nominal size.
+        limit: how many instances it takes.
         palette: colour of each ground in ``GROUNDS``.
     """
 
-    def __init__(self, *, rng: np.random.Generator, size: int, zoom: float, palette: Mapping[str, Colour]) -> None:
+    def __init__(
+        self, *, rng: np.random.Generator, size: int, zoom: float, limit: int, palette: Mapping[str, Colour]
+    ) -> None:
         self.rng = rng
+        self.limit = limit
         self.size = size
         self.side = size * SUPERSAMPLE
         self.scale = self.side * zoom / WORLD  # canvas pixels a unit

@@ -30,12 +30,8 @@ def plane(frame: Frame, span: float) -> bool:
         tail = mirrored([(-0.49, 0.0), (-0.48, 0.18), (-0.37, 0.18), (-0.35, 0.0)])
         engines = [box(0.49, -0.1, 0.51, 0.1)]
     parts = [[(x * s, y * s) for x, y in part] for part in (engines[0], engines[-1], wings, tail, fuselage)]
-    instance = claim(frame, "plane", parts[-1])
-    if not instance:
+    if not claim(frame, "plane", *parts):
         return False
-    for part in parts[:-1]:
-        frame.canvas.stamp(instance, frame.pixels(part))
-    frame.canvas.stamp(instance, frame.pixels(parts[-1]))
     colour = pick(frame, PLANE_COLOURS)
     for part in parts:
         frame.shadow(part, 2.8, 70)
@@ -56,15 +52,13 @@ def helicopter(frame: Frame, length: float) -> bool:
     fin = box(-0.52 * s, -0.1 * s, -0.46 * s, 0.1 * s)
     turn = frame.canvas.rng.uniform(0, math.pi / 2)
     hub = frame.at(0.12 * s, 0)
-    blades = [box(0, -0.018 * s, 0.42 * s, 0.018 * s)] * 4
+    blade = box(0, -0.018 * s, 0.42 * s, 0.018 * s)
     rotor = [hub.at(0, 0, turn + i * math.pi / 2) for i in range(4)]
-    instance = claim(frame, "helicopter", [*cabin, *boom, *fin], room=1.15)
+    instance = claim(frame, "helicopter", cabin, boom, fin, room=1.15)
     if not instance:
         return False
     colour = pick(frame, ((52, 84, 140), (186, 60, 50), (224, 188, 70), (232, 232, 230), (92, 104, 82)))
-    frame.canvas.stamp(instance, frame.pixels(boom))
-    frame.canvas.stamp(instance, frame.pixels(fin))
-    for arm, blade in zip(rotor, blades, strict=True):
+    for arm in rotor:
         frame.canvas.stamp(instance, arm.pixels(blade))
         arm.shadow(blade, 3, 50)
     for part, shade in ((boom, -18), (fin, -40), (cabin, 0)):
@@ -72,7 +66,7 @@ def helicopter(frame: Frame, length: float) -> bool:
         frame.fill(part, tint(colour, shade))
     frame.fill(disc(0.1 * s, 0.26 * s, 0, ry=0.085 * s), DARK)  # windscreen
     frame.fill(disc(0.1 * s, 0.08 * s, 0, ry=0.06 * s), tint(colour, 30))
-    for arm, blade in zip(rotor, blades, strict=True):
+    for arm in rotor:
         arm.fill(blade, (52, 54, 58))
     hub.fill(disc(0.03 * s), DARK)
     return True
@@ -112,18 +106,15 @@ def house(frame: Frame, snow: float = 0.0) -> bool:
     a, b = rng.uniform(10, 14), rng.uniform(7, 9.5)
     main = box(-a, -b, a, b)
     wing = box(0.1 * a, 0, 0.85 * a, b + rng.uniform(4, 7)) if rng.random() < 0.5 else None
-    instance = claim(frame, "house", [*main, *(wing or [])], room=1.1)
-    if not instance:
+    if not claim(frame, "house", main, *([wing] if wing else [])):
         return False
     bare = pick(frame, ROOF_COLOURS)
     colour: Colour = tuple(int(c + snow * (e - c)) for c, e in zip(bare, (226, 230, 236), strict=True))  # type: ignore[assignment]
     frame.shadow(main, 6)
     if wing:
-        frame.canvas.stamp(instance, frame.pixels(wing))
         frame.shadow(wing, 6)
         turned = frame.at(0, 0, math.pi / 2)
         gable(turned, 0, -0.85 * a, wing[2][1], -0.1 * a, colour)
-    # ``claim`` stamped the outline of both as one polygon; the roof proper is the main block and the wing
     gable(frame, -a, -b, a, b, colour)
     frame.fill(box(-0.5 * a - 1, 0.3 * b - 1, -0.5 * a + 1, 0.3 * b + 1), (92, 66, 58))
     return True

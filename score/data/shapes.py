@@ -58,13 +58,13 @@ COURT_COLOURS: tuple[tuple[Colour, Colour], ...] = (
 )  # fmt: skip
 
 
-def claim(frame: Frame, category: str, outline: Sequence[Point], *, over: Sequence[str] = (), room: float = 1.1) -> int:
-    """Open an instance if its place suits it.
+def claim(frame: Frame, category: str, *parts: Sequence[Point], over: Sequence[str] = (), room: float = 1.1) -> int:
+    """Open an instance and give it its pixels, if its place suits it and the canvas takes one more.
 
     Args:
         frame: where it stands; its origin must be inside the image.
-        category: what it is; ``CONTEXT`` says on which ground that may be.
-        outline: its outline, in units.
+        category: what it is; ``CONTEXT`` says on which grounds that may be.
+        parts: the outlines it consists of, in units.
         over: categories it may stand on, as a car on a bridge.
         room: how much larger than the object the free place must be.
 
@@ -73,13 +73,14 @@ def claim(frame: Frame, category: str, outline: Sequence[Point], *, over: Sequen
     """
     canvas = frame.canvas
     (centre,) = frame.pixels([(0.0, 0.0)])
-    if not canvas.inside(centre, margin=3 * canvas.scale):
+    if len(canvas.categories) >= canvas.limit or not canvas.inside(centre, margin=3 * canvas.scale):
         return 0
-    probes = [(x * s, y * s) for s in (room, 0.8, 0.4) for x, y in outline] + [(0.0, 0.0)]
+    probes = [(x * share, y * share) for part in parts for share in (room, 0.7, 0.3) for x, y in part]
     if not canvas.is_free(frame.pixels(probes), CONTEXT[category], over):
         return 0
     instance = canvas.begin(category)
-    canvas.stamp(instance, frame.pixels(outline))
+    for part in parts:
+        canvas.stamp(instance, frame.pixels(part))
     return instance
 
 
@@ -204,11 +205,8 @@ def sailboat(frame: Frame) -> bool:
     lee = pick(frame, (-1.0, 1.0)) * rng.uniform(0.5, 0.75) * width
     main = [(0.12 * length, 0.0), (-0.46 * length, lee), (-0.2 * length, 0.85 * lee)]
     jib = [(0.47 * length, 0.0), (0.08 * length, 0.85 * lee), (0.16 * length, 0.1 * lee)]
-    instance = claim(frame, "sailboat", hull)
-    if not instance:
+    if not claim(frame, "sailboat", hull, main, jib):
         return False
-    for sail in (main, jib):
-        frame.canvas.stamp(instance, frame.pixels(sail))
     frame.shadow(hull, 1.5)
     frame.fill(hull, pick(frame, (WHITE, (44, 62, 96), (128, 48, 44))))
     frame.fill([(x * 0.9 - 0.3, y * 0.72) for x, y in hull], (186, 148, 104))  # teak

@@ -55,7 +55,7 @@ def summary(rows: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def save_json(path: str | Path, obj: Any) -> None:
+def save_json(path: str | Path, obj: Any, indent: int | None = 1) -> None:
     """Write JSON whole or not at all; None becomes ``null``, and NaN is refused.
 
     Raises:
@@ -63,7 +63,7 @@ def save_json(path: str | Path, obj: Any) -> None:
         ValueError: a NaN or infinity.
     """
     path = Path(path)
-    text = json.dumps(obj, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    text = json.dumps(obj, indent=indent, allow_nan=False, ensure_ascii=False) + "\n"
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

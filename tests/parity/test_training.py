@@ -90,7 +90,8 @@ def check_gradients(model: SCORE, facts: dict, arrays: dict[str, np.ndarray], ph
         if key in arrays:
             compare(f"{phase} {key}", gradient, arrays[key], relative, elements=False)
         assert float(gradient.norm()) == pytest.approx(norm, rel=relative, abs=2e-6), released
-        assert float(gradient.sum()) == pytest.approx(total, rel=relative, abs=5 * relative * max(norm, 1.0)), released
+        slack = 5 if phase == "gumbel" else gradient.numel() ** 0.5  # a flipped unit moves a whole row the same way
+        assert float(gradient.sum()) == pytest.approx(total, abs=slack * relative * max(norm, 1.0)), released
     without = {name for name, p in own.items() if p.grad is None and p.requires_grad}
     assert without == {our_name(name) for name in facts["no_grad"]}
     assert len(rows) + len(without) == sum(p.requires_grad for p in own.values())

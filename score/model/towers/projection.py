@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -54,7 +54,7 @@ class Projection(nn.Module):
         """Write weights (half precision but for the statistics) and how they were made, under a temporary name first."""
         tensors = {k: v.half() if k.split(".")[0] in ("hidden", "out") else v for k, v in self.state_dict().items()}
         temporary = path.with_name(path.name + ".part")
-        save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, {"format": FORMAT, **metadata})
+        temporary.write_bytes(save({k: v.contiguous() for k, v in tensors.items()}, {"format": FORMAT, **metadata}))
         os.replace(temporary, path)
 
 
