@@ -37,9 +37,8 @@ def load_model(folder: str | Path, device: str | None = None) -> SCORE:
     from score.engine.runtime import select_device
     from score.weights.folder import load
 
-    target = select_device(device or "auto")
-    model, _ = load(folder)
-    return model.to(target).eval()
+    model, _ = load(folder, select_device(device or "auto"))
+    return model
 
 
 def __getattr__(name: str) -> object:

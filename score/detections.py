@@ -11,16 +11,17 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from score.errors import DataError
+from score.model.postprocess import encode_rle
 
 if TYPE_CHECKING:
     from detectron2.structures import Instances
 
 
 class RLE(TypedDict):
-    """COCO's compressed run-length encoding: ``size`` is ``[height, width]``."""
+    """COCO's compressed run-length encoding: ``size`` is ``[height, width]``, ``counts`` is ASCII."""
 
     size: list[int]
-    counts: bytes
+    counts: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,23 +56,22 @@ class Detection:
 
 
 def encode_instances(instances: Instances, chunk: int = 16) -> list[Detection]:
-    """Encode a model's output, a few masks at a time, so that no second copy of all of them exists.
+    """Take a model's output, encoding its masks where the model has not.
 
     Args:
-        instances: detectron2's, with ``pred_masks`` bool ``[K, H, W]``, ``scores`` and ``pred_classes`` ``[K]``.
-        chunk: masks encoded at once.
+        instances: detectron2's, with ``scores``, ``pred_classes`` ``[K]``, and ``pred_rles`` (a list of RLE) or
+            ``pred_masks`` (bool ``[K, H, W]``).
+        chunk: masks encoded at once, so that no second copy of all of them exists.
 
     Returns:
         ``K`` detections in the same order.
     """
-    scores = instances.scores.tolist()
-    labels = instances.pred_classes.tolist()
-    rles: list[RLE] = []
-    for masks in instances.pred_masks.split(chunk):
-        # pycocotools reads columns first: [K, W, H] in memory is [H, W, K] in Fortran order, without another copy
-        columns = masks.transpose(1, 2).contiguous().cpu().numpy()
-        rles += coco_mask.encode(columns.view(np.uint8).transpose(2, 1, 0))
-    return [Detection(*item) for item in zip(labels, scores, rles, strict=True)]
+    if instances.has("pred_rles"):
+        rles = instances.pred_rles
+    else:
+        rles = [rle for masks in instances.pred_masks.split(chunk) for rle in encode_rle(masks)]
+    found = zip(instances.pred_classes.tolist(), instances.scores.tolist(), rles, strict=True)
+    return [Detection(label, score, rle) for label, score, rle in found]
 
 
 def encode_segmentation(segmentation: Any, height: int, width: int) -> RLE:
@@ -80,17 +80,18 @@ def encode_segmentation(segmentation: Any, height: int, width: int) -> RLE:
     Raises:
         DataError: the RLE has another size than the image.
     """
-    if isinstance(segmentation, Mapping):
-        if list(segmentation["size"]) != [height, width]:
-            raise DataError(
-                f"a mask of size {list(segmentation['size'])} in an image of height, width {[height, width]}; "
-                "prepare the annotations again"
-            )
-        if isinstance(segmentation["counts"], list):
-            return coco_mask.frPyObjects(dict(segmentation), height, width)
-        counts = segmentation["counts"]
-        return RLE(size=[height, width], counts=counts.encode() if isinstance(counts, str) else counts)
-    return coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
+    size = [height, width]
+    if not isinstance(segmentation, Mapping):
+        rle = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
+    elif list(segmentation["size"]) != size:
+        stated = list(segmentation["size"])
+        raise DataError(f"a mask of size {stated} in an image of height, width {size}; prepare the annotations again")
+    elif isinstance(segmentation["counts"], list):
+        rle = coco_mask.frPyObjects(dict(segmentation), height, width)
+    else:
+        rle = segmentation
+    counts = rle["counts"]
+    return RLE(size=size, counts=counts.decode("ascii") if isinstance(counts, bytes) else counts)
 
 
 def ground_truth(record: Mapping[str, Any]) -> list[Detection]:

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import score
+from score.data.images import read_image
 from score.detections import Detection
 from score.errors import ConfigError, DataError, OutputError
 from score.evaluation.pictures import draw
 from score.evaluation.table import save_json
+from score.files import check_writable
 from score.model.vocabulary import check
-from score.segmenter import Segmenter, read_image
+from score.segmenter import Segmenter
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"}
 PICTURES, JSON = "pictures", "predictions.json"
@@ -105,14 +107,10 @@ def check_output(folder: Path, images: Sequence[Path] = ()) -> None:
     Raises:
         OutputError: it cannot, or one would be.
     """
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not existing.is_dir():
-        raise OutputError(f"output {folder}: {existing} is a file; choose a folder")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise OutputError(f"output {folder}: {existing} is not writable; choose another folder")
+    check_writable(folder)
     pictures = (folder / PICTURES).resolve()
     if any(path.resolve().parent == pictures for path in images):
-        raise OutputError(f"output {folder}: its pictures would replace the images they are made of; choose another folder")
+        raise OutputError(f"output {folder}: its pictures would replace the images; choose another folder")
 
 
 def predict(
@@ -164,10 +162,9 @@ def _write(
 ) -> list[Prediction]:
     names = segmenter.names
     dataset = _empty_dataset(names, choice)
-    predictions = []
+    predictions: list[Prediction] = []
     shared = len({path.parent for path in images}) == 1
-    titles = _titles(images)
-    for path, title in zip(images, titles, strict=True):
+    for path, title in zip(images, _titles(images), strict=True):
         start = time.perf_counter()
         pixels = read_image(path)
         height, width = pixels.shape[:2]
@@ -210,7 +207,7 @@ def _annotation(item: Detection, number: int, image_id: int) -> dict[str, Any]:
         "id": number,
         "image_id": image_id,
         "category_id": item.label + 1,
-        "segmentation": {"size": list(item.rle["size"]), "counts": item.rle["counts"].decode()},
+        "segmentation": item.rle,
         "bbox": list(item.box),
         "area": item.area,
         "iscrowd": 0,
@@ -238,4 +235,3 @@ def _move(source: Path, target: Path) -> None:
         goal = target / path.relative_to(source)
         goal.parent.mkdir(exist_ok=True)
         path.replace(goal)
-

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from detectron2.data.transforms import ResizeShortestEdge
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
+from score.data.images import read_image
 from score.detections import Detection, encode_instances, select
 from score.errors import ConfigError, DataError
 from score.model.vocabulary import check
@@ -85,8 +86,17 @@ class Segmenter:
         height, width = pixels.shape[:2]
         resized = self.resize.get_transform(pixels).apply_image(pixels)
         tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))  # [3, h, w]
-        [output] = self.model([{"image": tensor, "height": height, "width": width, "image_id": 0}])
+        [output] = self._run([{"image": tensor, "height": height, "width": width, "image_id": 0}])
         return select(encode_instances(output["instances"]), score, top_k, overlap, min_area, per_class)
+
+    def _run(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The model's output with encoded masks: hundreds of full-size ones would not fit for a large image."""
+        selection = self.model.selection
+        before, selection.masks = selection.masks, "rle"
+        try:
+            return self.model(inputs)
+        finally:
+            selection.masks = before
 
 
 def as_array(image: ImageLike) -> NDArray[np.uint8]:
@@ -98,20 +108,3 @@ def as_array(image: ImageLike) -> NDArray[np.uint8]:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise DataError(f"an image of shape {image.shape} and type {image.dtype}; give [H, W, 3] uint8 RGB")
     return image
-
-
-def read_image(path: str | Path) -> NDArray[np.uint8]:
-    """Read an image file as ``[H, W, 3]`` uint8 RGB, turned upright as its EXIF data says.
-
-    Raises:
-        DataError: there is no such file, it cannot be decoded, or its values are not 8 bits wide.
-    """
-    try:
-        with Image.open(path) as file:
-            if file.mode.startswith(("I", "F")):
-                raise DataError(f"{path}: values wider than 8 bits (Pillow mode {file.mode}); convert it to 8-bit RGB")
-            return np.asarray(ImageOps.exif_transpose(file).convert("RGB"))
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such image; check the path") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: cannot be read as an image ({error}); convert it or leave it out") from error

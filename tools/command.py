@@ -8,6 +8,7 @@ import functools
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,6 +21,8 @@ import score
 from score.errors import ScoreError
 
 CONFIGS = Path(score.__file__).parent.parent / "configs"
+# detectron2 and fvcore use what torch calls outdated, at every start
+warnings.filterwarnings("ignore", message=r"`torch\.(jit|cuda\.amp)\.", category=FutureWarning)
 TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
@@ -96,7 +99,10 @@ def _score_error(error: BaseException | None) -> ScoreError | None:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    text = str(error)
+    if "Original Traceback" in text:  # a process that reads images failed; its own error stands last
+        text = re.split(r"^score\.errors\.\w+: ", text, flags=re.MULTILINE)[-1]
+    return " ".join(text.split()) or type(error).__name__
 
 
 def _suggest(word: str, known: list[str]) -> str:

@@ -20,7 +20,9 @@ def plane(frame: Frame, span: float) -> bool:
     """A jet or a propeller plane, as long as its span: fuselage, wings, tailplane, engines."""
     s = span
     jet = frame.canvas.rng.random() < 0.65
-    fuselage = mirrored([(-0.5, 0.012), (-0.4, 0.04), (-0.2, 0.062), (0.3, 0.062), (0.42, 0.048), (0.48, 0.024), (0.5, 0.0)])
+    fuselage = mirrored(
+        [(-0.5, 0.012), (-0.4, 0.04), (-0.2, 0.062), (0.3, 0.062), (0.42, 0.048), (0.48, 0.024), (0.5, 0.0)]
+    )
     if jet:
         wings = mirrored([(-0.06, 0.0), (-0.06, 0.08), (-0.2, 0.49), (-0.13, 0.5), (0.14, 0.08), (0.16, 0.0)])
         tail = mirrored([(-0.47, 0.0), (-0.5, 0.19), (-0.45, 0.2), (-0.33, 0.03), (-0.33, 0.0)])
@@ -45,40 +47,37 @@ def plane(frame: Frame, span: float) -> bool:
 
 
 def helicopter(frame: Frame, length: float) -> bool:
-    """A cabin, a tail boom with its rotor, four blades over them."""
-    s = length
-    cabin = disc(0.21 * s, 0.14 * s, 0, ry=0.115 * s)
-    boom = [(0.0, -0.05 * s), (0.0, 0.05 * s), (-0.5 * s, 0.02 * s), (-0.5 * s, -0.02 * s)]
-    fin = box(-0.52 * s, -0.1 * s, -0.46 * s, 0.1 * s)
-    turn = frame.canvas.rng.uniform(0, math.pi / 2)
-    hub = frame.at(0.12 * s, 0)
-    blade = box(0, -0.018 * s, 0.42 * s, 0.018 * s)
-    rotor = [hub.at(0, 0, turn + i * math.pi / 2) for i in range(4)]
-    instance = claim(frame, "helicopter", cabin, boom, fin, room=1.15)
-    if not instance:
+    """A cabin, a tail boom with its rotor, four blades over them; often on a painted pad."""
+    s, rng = length, frame.canvas.rng
+    cabin = disc(0.24 * s, 0.12 * s, 0, ry=0.15 * s)
+    boom = [(0.0, -0.09 * s), (0.0, 0.09 * s), (-0.5 * s, 0.03 * s), (-0.5 * s, -0.03 * s)]
+    fin = box(-0.52 * s, -0.13 * s, -0.44 * s, 0.13 * s)
+    turn = rng.uniform(0, math.pi / 2)
+    arms = [(turn + i * math.pi / 2) for i in range(4)]
+    blades = [_spoke(0.1 * s, 0.4 * s, 0.05 * s, arm) for arm in arms]
+    if not claim(frame, "helicopter", cabin, boom, fin, *blades):
         return False
-    colour = pick(frame, ((52, 84, 140), (186, 60, 50), (224, 188, 70), (232, 232, 230), (92, 104, 82)))
-    for arm in rotor:
-        frame.canvas.stamp(instance, arm.pixels(blade))
-        arm.shadow(blade, 3, 50)
+    if rng.random() < 0.5:
+        pad = 0.58 * s
+        frame.stroke([*disc(pad), (pad, 0)], WHITE, 1.1, 170)
+    colour = pick(frame, (WHITE, (206, 210, 216), (52, 84, 140), (186, 60, 50), (224, 188, 70), (92, 104, 82)))
+    for blade in blades:
+        frame.shadow(blade, 3, 50)
     for part, shade in ((boom, -18), (fin, -40), (cabin, 0)):
         frame.shadow(part, 2.5, 70)
         frame.fill(part, tint(colour, shade))
-    frame.fill(disc(0.1 * s, 0.26 * s, 0, ry=0.085 * s), DARK)  # windscreen
-    frame.fill(disc(0.1 * s, 0.08 * s, 0, ry=0.06 * s), tint(colour, 30))
-    for arm in rotor:
-        arm.fill(blade, (52, 54, 58))
-    hub.fill(disc(0.03 * s), DARK)
+    frame.fill(disc(0.1 * s, 0.25 * s, 0, ry=0.11 * s), DARK)  # windscreen
+    frame.fill(disc(0.12 * s, 0.08 * s, 0, ry=0.08 * s), tint(colour, 24))
+    for blade in blades:
+        frame.fill(blade, (70, 72, 78))
+    frame.fill(disc(0.035 * s, 0.1 * s), DARK)
     return True
 
 
-def helipad(frame: Frame, radius: float) -> None:
-    """The painted ring and H of a helipad, which is ground, not an object."""
-    frame.fill(disc(radius), (112, 114, 118))
-    frame.stroke([*disc(radius * 0.9), (radius * 0.9, 0)], WHITE, 1.2)
-    for y in (-0.25, 0.25):
-        frame.stroke([(-0.4 * radius, y * radius), (0.4 * radius, y * radius)], WHITE, 1.6)
-    frame.stroke([(0, -0.25 * radius), (0, 0.25 * radius)], WHITE, 1.6)
+def _spoke(x: float, length: float, width: float, angle: float) -> list[Point]:
+    """A bar from ``(x, 0)`` outwards."""
+    c, s = math.cos(angle), math.sin(angle)
+    return [(x + c * u - s * v, s * u + c * v) for u, v in box(0, -width / 2, length, width / 2)]
 
 
 # -- buildings ---------------------------------------------------------------------------------------------------------
@@ -220,7 +219,8 @@ def soccer_field(frame: Frame, length: float) -> bool:
     for side in (-1, 1):
         for depth, half in ((0.16 * length, 0.55 * w), (0.06 * length, 0.28 * w)):
             edge = side * (h - 2)
-            frame.stroke([(edge, -half), (edge - side * depth, -half), (edge - side * depth, half), (edge, half)], WHITE, 0.8)
+            inner = edge - side * depth
+            frame.stroke([(edge, -half), (inner, -half), (inner, half), (edge, half)], WHITE, 0.8)
         frame.fill(box(side * (h - 1) - 0.9, -3, side * (h - 1) + 0.9, 3), WHITE)
     return True
 
@@ -255,5 +255,6 @@ def tree(frame: Frame, radius: float, colour: Colour) -> None:
     frame.canvas.stamp(0, frame.pixels(crown))
     frame.fill(crown, tint(colour, -20))
     east, south = frame.lit(1, 0), frame.lit(0, 1)
-    frame.fill([(x * 0.72 + 0.2 * radius * east, y * 0.72 + 0.2 * radius * south) for x, y in crown], colour)
-    frame.fill([(x * 0.36 + 0.34 * radius * east, y * 0.36 + 0.34 * radius * south) for x, y in crown], tint(colour, 20))
+    for share, offset, shade in ((0.72, 0.2, 0), (0.36, 0.34, 20)):  # lit leaves lie towards the sun
+        dx, dy = offset * radius * east, offset * radius * south
+        frame.fill([(x * share + dx, y * share + dy) for x, y in crown], tint(colour, shade))

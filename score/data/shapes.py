@@ -1,9 +1,9 @@
-"""Drawings of the objects of synthetic aerial scenes, each a function of a frame at the object's centre, heading along x.
+"""Drawings of vehicles, ships, tanks and what they need, each a function of a frame at the object's centre.
 
-A drawing first asks whether its place suits it (``claim``: the ground its category belongs on, nothing in the way), then
-stamps its instance and paints it. Two shapes serve two classes each, with the same outlines, sizes and colours, so that only
-the surroundings tell which it is: ``craft`` is a ship on water and a car on asphalt, ``drum`` a storage tank in a yard and a
-roundabout on a road.
+A drawing heads along x. It first asks whether its place suits it (``claim``: the ground its category belongs on,
+nothing in the way), then stamps its instance and paints it. Two shapes serve two classes each, with the same outlines,
+sizes and colours, so that only the surroundings tell which it is: ``craft`` is a ship on water and a car on asphalt,
+``drum`` a storage tank in a yard and a roundabout on a road.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CONTEXT: dict[str, tuple[str, ...]] = {
     "ship": ("water",),
     "sailboat": ("water",),
     "pier": ("water", "shallows"),
-    "bridge": ("water", "shallows", "grass", "sand", "asphalt", "meadow"),
+    "bridge": ("water", "sand", "meadow", "crop", "stubble", "soil", "asphalt", "pavement"),
     "car": ("asphalt",),
     "truck": ("asphalt",),
     "bus": ("asphalt",),
@@ -38,8 +38,8 @@ CONTEXT: dict[str, tuple[str, ...]] = {
     "basketball court": ("grass", "lawn", "pavement"),
     "soccer field": ("grass", "lawn"),
     "swimming pool": ("lawn", "pavement"),
-    "house": ("lawn", "grass", "meadow"),
-    "greenhouse": ("soil", "meadow", "lawn"),
+    "house": ("lawn", "grass", "meadow", "stubble", "pavement"),
+    "greenhouse": ("soil", "meadow", "crop", "stubble"),
 }
 
 CRAFT_COLOURS: tuple[Colour, ...] = (
@@ -75,13 +75,22 @@ def claim(frame: Frame, category: str, *parts: Sequence[Point], over: Sequence[s
     (centre,) = frame.pixels([(0.0, 0.0)])
     if len(canvas.categories) >= canvas.limit or not canvas.inside(centre, margin=3 * canvas.scale):
         return 0
-    probes = [(x * share, y * share) for part in parts for share in (room, 0.7, 0.3) for x, y in part]
+    probes = [(x * share, y * share) for part in parts for share in (room, 0.7, 0.3) for x, y in along(part)]
     if not canvas.is_free(frame.pixels(probes), CONTEXT[category], over):
         return 0
     instance = canvas.begin(category)
     for part in parts:
         canvas.stamp(instance, frame.pixels(part))
     return instance
+
+
+def along(outline: Sequence[Point], step: float = 6.0) -> list[Point]:
+    """Points along a closed outline: its corners, and between distant ones a point every ``step`` units."""
+    points: list[Point] = []
+    for (x0, y0), (x1, y1) in zip(outline, [*outline[1:], outline[0]], strict=True):
+        parts = max(1, int(math.hypot(x1 - x0, y1 - y0) / step))
+        points += [(x0 + (x1 - x0) * i / parts, y0 + (y1 - y0) * i / parts) for i in range(parts)]
+    return points
 
 
 def pick(frame: Frame, options: Sequence[T]) -> T:
@@ -99,14 +108,16 @@ def craft_outline(length: float, width: float) -> list[Point]:
     return right + [(x, -y) for x, y in reversed(right)]
 
 
-def craft(frame: Frame, category: str, *, over: Sequence[str] = ()) -> bool:
-    """A small ship or a car: body, cabin roof, windscreen, rear window."""
+def craft(frame: Frame, category: str, *, over: Sequence[str] = (), moving: bool = False) -> bool:
+    """A small ship or a car: body, cabin roof, windscreen, rear window; a wake behind it if ``moving``."""
     rng = frame.canvas.rng
     length = rng.uniform(15, 25)
     width = length * rng.uniform(0.4, 0.5)
     outline = craft_outline(length, width)
     if not claim(frame, category, outline, over=over):
         return False
+    if moving:
+        wake(frame, length, width)
     colour = pick(frame, CRAFT_COLOURS)
     frame.shadow(outline, 2.2)
     frame.fill(outline, tint(colour, -22))
@@ -117,11 +128,11 @@ def craft(frame: Frame, category: str, *, over: Sequence[str] = ()) -> bool:
 
 
 def wake(frame: Frame, length: float, width: float) -> None:
-    """White water behind and beside a moving ship; call before the ship is drawn."""
+    """White water behind and beside a moving ship."""
     stern = -0.45 * length
-    frame.fill([(stern, -0.3 * width), (stern, 0.3 * width), (stern - 1.6 * length, width), (stern - 1.6 * length, -width)],
-               WHITE, 38)  # fmt: skip
-    frame.fill([(stern, -0.3 * width), (stern, 0.3 * width), (stern - 0.8 * length, 0)], WHITE, 120)
+    transom = [(stern, -0.3 * width), (stern, 0.3 * width)]
+    frame.fill([*transom, (stern - 1.6 * length, width), (stern - 1.6 * length, -width)], WHITE, 38)
+    frame.fill([*transom, (stern - 0.8 * length, 0)], WHITE, 120)
     for side in (-1, 1):
         frame.stroke([(0.45 * length, 0), (stern - 0.7 * length, side * 1.2 * width)], WHITE, 0.8, 90)
 
@@ -158,7 +169,8 @@ def gas_tank(frame: Frame, radius: float) -> bool:
     for step in range(1, 7):
         share = step / 7
         offset = 0.62 * radius * share
-        frame.fill(disc(radius * (1 - 0.88 * share), sunward[0] * offset, sunward[1] * offset), tint((112, 116, 124), 21 * step))
+        glow = disc(radius * (1 - 0.88 * share), sunward[0] * offset, sunward[1] * offset)
+        frame.fill(glow, tint((112, 116, 124), 21 * step))
     frame.stroke([(-radius, 0), (radius, 0)], (150, 84, 60), 1.1)
     frame.fill(disc(radius * 0.14), (150, 84, 60))
     return True
@@ -287,7 +299,8 @@ def bus(frame: Frame, *, over: Sequence[str] = ()) -> bool:
     length = rng.uniform(32, 42)
     width = rng.uniform(9, 11)
     h, w = length / 2, width / 2
-    outline = [(-h, -w + 1), (-h + 1, -w), (h - 1.5, -w), (h, -w + 1.5), (h, w - 1.5), (h - 1.5, w), (-h + 1, w), (-h, w - 1)]
+    outline = [*box(-h, -w + 1, h, w - 1), *box(-h + 1, -w, h - 1, w)]
+    outline = [outline[i] for i in (0, 4, 5, 1, 2, 6, 7, 3)]  # a rectangle with its corners cut
     if not claim(frame, "bus", outline, over=over):
         return False
     colour = pick(frame, BUS_COLOURS)

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from detectron2.engine import SimpleTrainer
 from fvcore.common.checkpoint import Checkpointer
-from torch import nn
 
 from score.errors import WeightsError
 from score.files import write_whole
+from score.model.score import SCORE
 
 LAST = "last_checkpoint"  # holds the name of the newest file, as detectron2 has it
 
@@ -61,21 +62,23 @@ def read_last(folder: Path) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise WeightsError(f"cannot read {path} ({str(error).splitlines()[0]}); name an older file in {LAST}") from error
+        raise WeightsError(
+            f"cannot read {path} ({str(error).splitlines()[0]}); name an older file in {LAST}"
+        ) from error
 
 
-def restore(state: Mapping[str, Any], model: nn.Module, trainer: Any) -> int:
-    """Put a checkpoint back into a model and a detectron2 trainer.
-
-    Returns:
-        The iteration to go on with.
+def restore(state: Mapping[str, Any], model: SCORE, trainer: SimpleTrainer) -> None:
+    """Put a checkpoint back; rate and decay stay as the optimiser has them, for a config may change between two runs.
 
     Raises:
         WeightsError: the checkpoint is of another architecture.
     """
     model.load_trainable(state["model"])
+    optimiser = trainer.optimizer
+    settings = [(group["lr"], group["weight_decay"]) for group in optimiser.param_groups]
     try:
         trainer.load_state_dict(state["trainer"])
     except (ValueError, KeyError) as error:
         raise WeightsError(f"the checkpoint's optimiser is of another run ({error}); start a new run") from error
-    return int(state["iteration"]) + 1
+    for group, (rate, decay) in zip(optimiser.param_groups, settings, strict=True):
+        group.update(lr=rate, initial_lr=rate, weight_decay=decay)

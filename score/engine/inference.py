@@ -12,20 +12,23 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, inference_on_dataset
-from torch import nn
+from omegaconf import DictConfig, ListConfig
 
+from score.data import specs
 from score.data.loaders import test_loader
 from score.detections import encode_instances, ground_truth, select
+from score.errors import ConfigError
 from score.evaluation.coco import CocoEvaluator
 from score.evaluation.pictures import side_by_side
 from score.files import write_whole
+from score.model.score import SCORE
 from score.model.vocabulary import is_seen
 
 logger = logging.getLogger(__name__)
 
 
 def evaluate(
-    model: nn.Module,
+    model: SCORE,
     dataset: str,
     mapper: Callable[[dict], dict],
     *,
@@ -44,14 +47,14 @@ def evaluate(
         mapper: prepares an image for the model, such as :class:`score.data.mapper.TestMapper`.
         workers: processes that read images, 0 for none beside this one.
         max_detections: of an image, over all classes.
-        limit: score the first so many images only.
+        limit: score so many images only, evenly spread over the dataset.
         shuffle_vocabulary: a seed; deal class embeddings to other names, so that none keeps its own. What is found
             then is found without the words: a control.
         pictures: so many images, evenly spread, are drawn beside their ground truth into ``picture_folder``.
 
     Returns:
         What :func:`score.evaluation.coco.coco_metrics` returns, with ``seconds_per_image`` (loading, network and
-        encoding; one image at a time), ``ensemble`` and ``shuffle_vocabulary``. Empty on every process but the main one.
+        encoding; one image at a time), ``ensemble`` and ``shuffle_vocabulary``. Empty on all processes but one.
     """
     names = list(MetadataCatalog.get(dataset).thing_classes)
     seen = [is_seen(name, model.train_names) for name in names]
@@ -62,16 +65,45 @@ def evaluate(
     ]
     if pictures and picture_folder is not None:
         evaluators.append(Pictures(dataset, picture_folder, every=max(1, len(loader) // pictures), count=pictures))
-    before = model.names
+    before = model.names, model.selection.masks
     model.set_vocabulary(names if shuffle_vocabulary is None else deal(names, shuffle_vocabulary))
+    model.selection.masks = "rle"  # 300 masks of a large image would not fit, and are encoded next anyway
     try:
         results = inference_on_dataset(model, loader, DatasetEvaluators(evaluators))
     finally:
-        model.set_vocabulary(before)
+        model.set_vocabulary(before[0])
+        model.selection.masks = before[1]
     if results:
         results["ensemble"] = {"alpha": model.ensemble.alpha, "beta": model.ensemble.beta}
         results["shuffle_vocabulary"] = shuffle_vocabulary
     return dict(results)
+
+
+def register(entries: Any, root: str | Path | None) -> list[str]:
+    """Register the known datasets and one's own.
+
+    Args:
+        entries: the name of a dataset, one's own as ``{json: FILE, images: FOLDER}``, or a list of such.
+        root: of the datasets' working layout, or None.
+
+    Returns:
+        Registered names.
+
+    Raises:
+        ConfigError: an entry is neither.
+        DataError: there is no such dataset.
+    """
+    specs.register(Path(root) if root else None)
+    entries = list(entries) if isinstance(entries, (list, ListConfig)) else [entries]
+    return [_registered(entry) for entry in entries]
+
+
+def _registered(entry: Any) -> str:
+    if isinstance(entry, str):
+        return specs.require(entry)
+    if not isinstance(entry, Mapping | DictConfig) or set(entry) != {"json", "images"}:
+        raise ConfigError(f"dataset {entry}: not readable; give a name, or {{json: FILE, images: FOLDER}}")
+    return specs.custom(Path(entry["json"]), Path(entry["images"]), Path(entry["json"]).stem)
 
 
 def deal(names: Sequence[str], seed: int) -> list[str]:

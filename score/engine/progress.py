@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+import re
 import textwrap
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.utils.events import CommonMetricPrinter, get_event_storage
 from torch import nn
 
+from score.data.specs import load
 from score.model.vocabulary import is_seen
 
 logger = logging.getLogger(__name__)
@@ -29,8 +31,12 @@ class DatasetFacts(NamedTuple):
 
 
 def facts(name: str) -> DatasetFacts:
-    """Read a registered dataset and count."""
-    records = DatasetCatalog.get(name)
+    """Read a registered dataset and count.
+
+    Raises:
+        DataError: there is no such dataset, or it cannot be used.
+    """
+    records = load(name)
     counts = [sum(not item.get("iscrowd", 0) for item in record.get("annotations", ())) for record in records]
     classes = list(MetadataCatalog.get(name).thing_classes)
     return DatasetFacts(name, classes, len(records), sum(count > 0 for count in counts), sum(counts))
@@ -52,9 +58,15 @@ def describe(model: nn.Module, train: DatasetFacts, tests: Sequence[DatasetFacts
         unseen = [name for name in test.classes if not is_seen(name, train.classes)]
         new = f", {len(unseen)} of them unseen: {', '.join(unseen)}" if unseen else ", all seen"
         lines.append(
-            ("test", f"{test.name}: {test.images:,} images, {test.instances:,} instances, {len(test.classes)} classes{new}")
+            (
+                "test",
+                f"{test.name}: {test.images:,} images, {test.instances:,} instances, {len(test.classes)} classes{new}",
+            )
         )
-    lines += [("backbone", model.backbone.identity), ("scene", model.scene.identity if model.scene else "off")]
+    lines += [
+        ("backbone", _brief(model.backbone.identity)),
+        ("scene", _brief(model.scene.identity) if model.scene else "off"),
+    ]
     lines += [(key, type(part).__name__ if (part := getattr(model, key)) else "off") for key in ("rai", "gca")]
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
@@ -62,6 +74,11 @@ def describe(model: nn.Module, train: DatasetFacts, tests: Sequence[DatasetFacts
     lines += [(key, str(value)) for key, value in settings.items()]
     wrap = textwrap.TextWrapper(WIDTH, subsequent_indent=" " * 12)
     return "\n".join(wrap.fill(f"{title:<12}{text}") for title, text in lines)
+
+
+def _brief(identity: str) -> str:
+    """A tower's identity with SHA-256 sums cut short; the model's card has them whole."""
+    return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1", identity)
 
 
 class ProgressLine(CommonMetricPrinter):
@@ -74,17 +91,17 @@ class ProgressLine(CommonMetricPrinter):
     def write(self) -> None:
         """Log one line; nothing once the last iteration has been reported."""
         storage = get_event_storage()
-        if storage.iter == self._max_iter:
+        history = storage.histories()
+        if storage.iter == self._max_iter or "total_loss" not in history:
             return
-        values = {key: buffer.median(self._window_size) for key, buffer in storage.histories().items() if "loss" in key}
-        losses = " ".join(f"{key.removeprefix('loss_')} {values[key]:.2f}" for key in self.parts if key in values)
-        seconds = storage.histories()["time"].median(1000) if "time" in storage.histories() else None
+        losses = {key: buffer.median(self._window_size) for key, buffer in history.items() if "loss" in key}
+        parts = " ".join(f"{key.removeprefix('loss_')} {losses[key]:.2f}" for key in self.parts if key in losses)
         fields = [
             f"{storage.iter + 1}/{self._max_iter}",
-            f"loss {values['total_loss']:.2f} ({losses})" if "total_loss" in values else "",
-            f"lr {storage.history('lr').latest():.1e}",
-            f"{seconds:.2f} s" if seconds is not None else "",
-            f"eta {self._get_eta(storage)}",
+            f"loss {losses['total_loss']:.2f} ({parts})",
+            f"lr {history['lr'].latest():.1e}" if "lr" in history else "",
+            # the first iterations are not timed
+            f"{history['time'].median(1000):.2f} s  eta {self._get_eta(storage)}" if "time" in history else "",
             f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB" if torch.cuda.is_available() else "",
         ]
         logger.info("  ".join(field for field in fields if field))

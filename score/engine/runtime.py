@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import platform
 import random
 import sys
 from importlib import metadata
+from typing import TextIO
 
 import numpy as np
 import torch
@@ -30,7 +32,9 @@ def select_device(name: str = "auto", threads: int | None = None) -> torch.devic
     if threads is not None:
         torch.set_num_threads(threads)
     if name == "auto":
-        name = f"cuda:{_local_rank()}" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        name = f"cuda:{_local_rank()}"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
@@ -65,19 +69,27 @@ def seed_everything(*seed: int) -> None:
     """Seed Python, NumPy and PyTorch, each process its own way, from one or several whole numbers >= 0."""
     value = int(np.random.SeedSequence([*seed, comm.get_rank()]).generate_state(1)[0])
     random.seed(value)
-    np.random.seed(value)
+    np.random.seed(value)  # noqa: NPY002, detectron2's augmentations draw from it
     torch.manual_seed(value)
 
 
+class _Stdout(logging.StreamHandler):
+    """Writes to what ``sys.stdout`` is at the time, as plain lines."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stdout
+
+
 def log_to_stdout() -> None:
-    """Show what ``score`` reports, and of libraries the warnings, as plain lines; only the main process speaks."""
-    root = logging.getLogger()
-    if not root.handlers:
-        handler = logging.StreamHandler(sys.stdout)
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        root.addHandler(handler)
-    root.setLevel(logging.WARNING)
-    logging.getLogger("score").setLevel(logging.INFO if comm.is_main_process() else logging.ERROR)
+    """Show what ``score`` reports as plain lines; of several processes only the main one speaks."""
+    ours = logging.getLogger("score")
+    ours.setLevel(logging.INFO if comm.is_main_process() else logging.ERROR)
+    if not any(isinstance(handler, _Stdout) for handler in ours.handlers):
+        ours.addHandler(_Stdout())
     # It would print the traceback of what is raised, and raised again, on its way to one line of error.
     logging.getLogger("detectron2.engine.train_loop").setLevel(logging.CRITICAL + 1)
 
@@ -86,10 +98,8 @@ def versions() -> dict[str, str]:
     """Versions of Python, of this package and of what decides its figures, and the GPU if there is one."""
     found = {"python": platform.python_version()}
     for package in ("score", *PACKAGES):
-        try:
+        with contextlib.suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     if torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name()
     return found

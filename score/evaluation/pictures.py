@@ -118,7 +118,7 @@ def _labels(
     paint = ImageDraw.Draw(picture)
     height = round(1.35 * font.getbbox("Ag")[3])
     boxes = [[value * factor for value in item.box] for item in best_first]
-    taken: list[Box] = [(x, y, x + w - 1, y + h - 1) for x, y, w, h in boxes if w * h < 16 * height**2]
+    taken: list[Box] = [(x, y, x + w - 1, y + h - 1) for x, y, w, h in boxes if w * h < 40 * height**2]
     for item, (x, y, w, h) in zip(best_first, boxes, strict=True):
         for text in (f"{names[item.label]} {item.score:.2f}", f"{item.score:.2f}"):
             width = font.getlength(text) + height / 2

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from score.errors import OutputError
+from score.files import write_whole
 
 COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 SUMMARY = ("AP", "AP50", "seen AP50", "unseen AP50")
@@ -62,17 +60,8 @@ def save_json(path: str | Path, obj: Any, indent: int | None = 1) -> None:
         OutputError: the folder cannot be written to.
         ValueError: a NaN or infinity.
     """
-    path = Path(path)
     text = json.dumps(obj, indent=indent, allow_nan=False, ensure_ascii=False) + "\n"
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise OutputError(f"cannot write {path} ({error.strerror}); choose another output") from error
+    write_whole(Path(path), lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def _row(name: str, kind: int | str, instances: int | str, values: Sequence[float | str | None]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hydra
 import torch
@@ -13,16 +13,17 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 from score.errors import ConfigError, ScoreError, WeightsError
 from score.files import write_whole
+from score.model.score import SCORE
 
 WEIGHTS, CONFIG, VOCABULARY, CARD = "model.safetensors", "config.yaml", "vocabulary.yaml", "README.md"
+FILES = (WEIGHTS, CONFIG, VOCABULARY, CARD)
 TRUSTED = "score.model."  # a folder from elsewhere must not be able to name any other code to run
 
 
-def save(folder: Path, model: nn.Module, config: DictConfig, card: Mapping[str, str]) -> None:
+def save(folder: Path, model: SCORE, config: DictConfig, card: Mapping[str, str]) -> None:
     """Write a model folder, each file whole.
 
     Args:
@@ -44,16 +45,17 @@ def save(folder: Path, model: nn.Module, config: DictConfig, card: Mapping[str, 
 
 
 def save_config(folder: Path, config: DictConfig) -> None:
-    """Write ``config.yaml`` with every reference resolved but those to ``paths``, which are another machine's to set."""
-    config = OmegaConf.create(OmegaConf.to_container(config, resolve=False))  # a copy, without struct flags
-    paths = config.get("paths") or OmegaConf.create()
-    config.paths = {key: f"\\${{paths.{key}}}" for key in paths}  # resolves to a reference, as text
-    resolved = {**OmegaConf.to_container(config, resolve=True), "paths": OmegaConf.to_container(paths, resolve=False)}  # type: ignore[dict-item]
+    """Write ``config.yaml``, every reference resolved but those to ``paths``: folders are for each machine to say."""
+    plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=False))
+    paths = plain.get("paths", {})
+    kept = {str(key): rf"\${{paths.{key}}}" for key in paths}  # resolves to the reference, as text
+    resolved = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.create({**plain, "paths": kept}), resolve=True))
+    resolved["paths"] = paths
     text = yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True)
     write_whole(folder / CONFIG, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
-def save_card(folder: Path, model: nn.Module, config: DictConfig, card: Mapping[str, str]) -> None:
+def save_card(folder: Path, model: SCORE, config: DictConfig, card: Mapping[str, str]) -> None:
     """Write ``README.md``: title, use, the given sections, and the frozen towers by name."""
     towers = [f"- backbone: {model.backbone.identity}"]
     towers += [f"- scene encoder: {model.scene.identity}"] if model.scene is not None else []
@@ -65,13 +67,15 @@ def save_card(folder: Path, model: nn.Module, config: DictConfig, card: Mapping[
         "Frozen towers": "\n".join(towers),
         "Training vocabulary": ", ".join(model.train_names),
     }
-    text = f"# {config.get('name', folder.name)}\n" + "".join(f"\n## {k}\n\n{v.rstrip()}\n" for k, v in sections.items())
+    text = f"# {config.get('name', folder.name)}\n" + "".join(
+        f"\n## {k}\n\n{v.rstrip()}\n" for k, v in sections.items()
+    )
     write_whole(folder / CARD, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def load(
     folder: str | Path, device: str | torch.device = "cpu", overrides: Sequence[str] = ()
-) -> tuple[nn.Module, DictConfig]:
+) -> tuple[SCORE, DictConfig]:
     """Build the model of a folder, in evaluation mode, with its training vocabulary.
 
     Args:
@@ -89,16 +93,21 @@ def load(
     folder = Path(folder)
     config = read_config(folder, overrides)
     vocabulary = _read_yaml(folder / VOCABULARY)
+    if not {"names", "prompts"} <= vocabulary.keys():
+        raise WeightsError(f"cannot read {folder / VOCABULARY} (names or prompts are missing); is it damaged?")
     state = _read_weights(folder / WEIGHTS)
     network = config.model.network
     network.train_names, network.prompts = vocabulary["names"], vocabulary["prompts"]
     _check_targets(folder, network)
     model = build(network)
-    model.load_trainable(state)
+    try:
+        model.load_trainable(state)
+    except WeightsError as error:
+        raise WeightsError(f"{folder / WEIGHTS}: {error}") from error
     return model.to(device).eval(), config
 
 
-def build(network: DictConfig) -> nn.Module:
+def build(network: DictConfig) -> SCORE:
     """Instantiate a model; what its parts complain about is raised as they raised it."""
     try:
         return hydra.utils.instantiate(network, _convert_="all")
@@ -147,7 +156,9 @@ def _check_there(path: Path) -> None:
     if not path.parent.is_dir():
         raise WeightsError(f"no such model folder: {path.parent}; tools/train.py makes one")
     if not path.is_file():
-        raise WeightsError(f"{path.name} is missing in {path.parent}; a model folder holds {WEIGHTS}, {CONFIG}, {VOCABULARY}")
+        raise WeightsError(
+            f"{path.name} is missing in {path.parent}; a model folder holds {WEIGHTS}, {CONFIG}, {VOCABULARY}"
+        )
 
 
 def _check_targets(folder: Path, node: DictConfig) -> None:
@@ -155,7 +166,9 @@ def _check_targets(folder: Path, node: DictConfig) -> None:
     for target in _targets(OmegaConf.to_container(node)):
         own = target.startswith(TRUSTED)
         if not own or not hydra.utils.get_object(target).__module__.startswith(TRUSTED):
-            raise WeightsError(f"{folder / CONFIG} would run {target}, which is no part of the model; do not use this folder")
+            raise WeightsError(
+                f"{folder / CONFIG} would run {target}, which is no part of the model; do not use this folder"
+            )
 
 
 def _targets(node: Any) -> Iterator[str]:

@@ -1,0 +1,199 @@
+"""From a dataset's dict to the model's input: reading, augmenting, rasterising."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.data import transforms as T
+from detectron2.structures import BitMasks, Instances, polygons_to_bitmask
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from score.data.images import read_image
+
+Record = dict[str, Any]
+
+
+class TrainMapper:
+    """Read and augment an image with its instances: flip, large-scale jitter, crop or padding to a fixed square.
+
+    The jitter is that of detectron2's ``ResizeScale`` and ``FixedSizeCrop`` (SCORE's published protocol, after Ghiasi
+    et al., "Simple Copy-Paste", CVPR 2021), drawn from the mapper's own generator: equal seeds and numbers of workers
+    give equal batches. Masks are rasterised after the crop, and only those that reach into it.
+
+    Args:
+        size: side of the square, in pixels.
+        scale: range of the factor between the square and the one that the image is fitted into.
+        flip: probability of mirroring left and right.
+        image_pad: grey level of the padding; masks are padded with 0.
+        max_instances: keep so many instances of an image, chosen at random; None for all.
+        seed: of all this.
+    """
+
+    def __init__(
+        self,
+        *,
+        size: int = 512,
+        scale: Sequence[float] = (0.1, 2.0),
+        flip: float = 0.5,
+        image_pad: float = 128,
+        max_instances: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.size, self.scale, self.flip = size, (float(scale[0]), float(scale[1])), flip
+        self.image_pad, self.max_instances, self.seed = image_pad, max_instances, seed
+        self._rng = np.random.default_rng(seed)
+
+    def __call__(self, record: Record) -> Record:
+        """Map a dataset's dict, which stays as it is.
+
+        Returns:
+            ``image`` ``[3, size, size]`` uint8 RGB, ``height`` and ``width`` of it, ``image_id``, ``file_name``, and
+            ``instances`` with ``gt_classes`` int64 ``[N]`` and ``gt_masks`` (``BitMasks``, bool ``[N, size, size]``);
+            N may be 0.
+
+        Raises:
+            DataError: the image cannot be read or has another size than stated.
+        """
+        pixels = read_image(record["file_name"], (record["width"], record["height"]))
+        rng = np.random.default_rng([self.seed, record["position"]]) if "position" in record else self._rng
+        transform = self._draw(rng, *pixels.shape[:2])
+        classes, masks = self._instances(rng, record.get("annotations", ()), transform)
+        instances = Instances((self.size, self.size))
+        instances.gt_classes = torch.tensor(classes, dtype=torch.int64)
+        stacked = np.stack(masks) if masks else np.zeros((0, self.size, self.size), dtype=bool)
+        instances.gt_masks = BitMasks(torch.from_numpy(stacked))
+        return {
+            "image": _tensor(transform.apply_image(pixels)),
+            "height": self.size,
+            "width": self.size,
+            "image_id": record["image_id"],
+            "file_name": record["file_name"],
+            "instances": instances,
+        }
+
+    def _draw(self, rng: np.random.Generator, height: int, width: int) -> T.TransformList:
+        """Draw the flip, the size and the crop for an image."""
+        flip = T.HFlipTransform(width) if rng.random() < self.flip else T.NoOpTransform()
+        ratio = self.size * rng.uniform(*self.scale) / max(height, width)
+        h, w = max(1, round(height * ratio)), max(1, round(width * ratio))
+        y, x = (round(max(0, length - self.size) * rng.random()) for length in (h, w))
+        kept_h, kept_w = min(h, self.size), min(w, self.size)
+        return T.TransformList(
+            [
+                flip,
+                T.ResizeTransform(height, width, h, w),
+                T.CropTransform(x, y, self.size, self.size, w, h),
+                T.PadTransform(0, 0, self.size - kept_w, self.size - kept_h, kept_w, kept_h, self.image_pad),
+            ]
+        )
+
+    def _instances(
+        self, rng: np.random.Generator, annotations: Sequence[Record], transform: T.TransformList
+    ) -> tuple[list[int], list[NDArray[np.bool_]]]:
+        """Classes and masks of the instances that the transform leaves pixels of."""
+        crop = (self.size, self.size)
+        candidates = [item for item in annotations if not item.get("iscrowd") and reaches(item, transform, crop)]
+        if self.max_instances is not None and len(candidates) > self.max_instances:
+            chosen = rng.choice(len(candidates), self.max_instances, replace=False)
+            candidates = [candidates[i] for i in sorted(chosen)]
+        classes, masks = [], []
+        for item in candidates:
+            mask = rasterise(item["segmentation"], transform, crop)
+            if mask.any():
+                classes.append(item["category_id"])
+                masks.append(mask)
+        return classes, masks
+
+
+class TestMapper:
+    """Read an image and resize it for the model: the shortest edge to a length, the longest no longer than another.
+
+    Args:
+        shortest: wished length of the shortest edge, in pixels.
+        longest: greatest length of the longest edge.
+    """
+
+    __test__ = False  # not a test case, whatever pytest makes of the name
+
+    def __init__(self, *, shortest: int = 512, longest: int = 800) -> None:
+        self.shortest, self.longest = shortest, longest
+        self._resize = T.ResizeShortestEdge([shortest, shortest], longest)
+
+    def __call__(self, record: Record) -> Record:
+        """Map a dataset's dict, or one with ``file_name`` alone.
+
+        Returns:
+            ``image`` ``[3, h, w]`` uint8 RGB; ``height`` and ``width``, the file's own, which the output is to have;
+            the rest of the dict but its annotations.
+
+        Raises:
+            DataError: the image cannot be read or has another size than stated.
+        """
+        stated = (record["width"], record["height"]) if "width" in record else None
+        pixels = read_image(record["file_name"], stated)
+        height, width = pixels.shape[:2]
+        resized = self._resize.get_transform(pixels).apply_image(pixels)
+        rest = {key: value for key, value in record.items() if key != "annotations"}
+        return {**rest, "image": _tensor(resized), "height": height, "width": width}
+
+
+def reaches(annotation: Record, transform: T.TransformList, size: tuple[int, int]) -> bool:
+    """Whether an instance's box still covers some of the image after a transform.
+
+    Args:
+        annotation: with ``segmentation``; RLE goes by its ``bbox`` (XYWH), polygons by their own extent.
+        transform: of the image.
+        size: (height, width) of the transformed image.
+    """
+    segmentation = annotation["segmentation"]
+    if isinstance(segmentation, list):
+        points = np.concatenate(
+            [np.asarray(ring, dtype=float).reshape(-1, 2) for ring in segmentation] or [np.zeros((0, 2))]
+        )
+        if not len(points):
+            return False
+        box = np.concatenate([points.min(0), points.max(0)])
+    else:
+        x, y, w, h = annotation["bbox"]
+        box = np.array([x, y, x + w, y + h], dtype=float)
+    x0, y0, x1, y1 = transform.apply_box(box[None])[0]
+    return bool(x1 > 0 and y1 > 0 and x0 < size[1] and y0 < size[0])
+
+
+def rasterise(segmentation: Any, transform: T.TransformList, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """The mask of an instance after a transform.
+
+    Args:
+        segmentation: polygons (flat lists x, y, ... in pixels), or RLE, compressed or not.
+        transform: of the image.
+        size: (height, width) of the transformed image.
+
+    Returns:
+        ``[height, width]`` bool.
+    """
+    if isinstance(segmentation, list):
+        rings = [np.asarray(ring, dtype=float).reshape(-1, 2) for ring in segmentation if len(ring) >= 6]
+        if not rings:
+            return np.zeros(size, dtype=bool)
+        # not apply_polygons: its crop cuts them with shapely, which rasterising does in passing
+        rings = [transform.apply_coords(ring) for ring in rings]
+        mask = np.zeros(size, dtype=bool)
+        limits = np.array(size[::-1])
+        low = np.clip(np.floor(np.min([ring.min(0) for ring in rings], axis=0)).astype(int), 0, limits)
+        high = np.clip(np.ceil(np.max([ring.max(0) for ring in rings], axis=0)).astype(int), 0, limits)
+        if (high > low).all():  # only its own part of the image: crowded images have a thousand small masks
+            part = polygons_to_bitmask([(ring - low).reshape(-1) for ring in rings], *(high - low)[::-1])
+            mask[low[1] : high[1], low[0] : high[0]] = part
+        return mask
+    if isinstance(segmentation["counts"], list):
+        segmentation = coco_mask.frPyObjects(segmentation, *segmentation["size"])
+    return transform.apply_segmentation(coco_mask.decode(segmentation)).astype(bool)
+
+
+def _tensor(pixels: NDArray[np.uint8]) -> torch.Tensor:
+    """``[H, W, 3]`` to a contiguous ``[3, H, W]``."""
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))

@@ -1,0 +1,250 @@
+"""Datasets by name: ``datasets/*.yaml`` to detectron2's catalogs, one's own COCO JSON beside them.
+
+Every split is registered as ``NAME_SPLIT`` and read when it is first asked for. Its metadata: ``thing_classes`` (names
+as the spec spells them), ``json_file``, ``image_root``, ``evaluator_type``, ``score_name``, ``score_split``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import BoxMode
+
+import score
+from score.data import check, synthetic
+from score.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+FOLDER = Path(score.__file__).resolve().parent.parent / "datasets"
+ROOT_VARIABLE = "SCORE_DATASETS"
+CACHE_VARIABLE = "SCORE_CACHE"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """One split of a dataset: paths relative to the root, and counts where they are known."""
+
+    images: str
+    annotations: str
+    expected: dict[str, int] = field(default_factory=dict)  # images, instances
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """A dataset as its YAML file states it.
+
+    Attributes:
+        name: its name; splits are registered as ``name_split``.
+        classes: class names in their order, spelled as published.
+        splits: by name.
+        licence: terms of use, in words.
+        source: where it comes from.
+        notes: what one should know before using it.
+        generate: for synthetic sets: ``size``, ``seed`` and the number of ``images`` by split.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    splits: dict[str, Split]
+    licence: str
+    source: str
+    notes: str = ""
+    generate: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where a registered name finds its files; ``json`` is None while no root is known."""
+
+    names: tuple[str, ...]
+    json: Path | None
+    images: Path | None
+    states_names: str  # what states the names, for messages
+    expected: tuple[tuple[str, int], ...] = ()
+    draw: partial[Path] | None = None  # makes the files of a synthetic split
+
+
+def read_spec(path: Path) -> Spec:
+    """Read a dataset's YAML file.
+
+    Raises:
+        DataError: a missing or unknown key, or class names given twice.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+        content["classes"] = tuple(content["classes"])
+        content["splits"] = {name: Split(**split) for name, split in content["splits"].items()}
+        spec = Spec(**content)
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: not a dataset's spec ({error}); see datasets/nwpu.yaml") from error
+    check.check_names(spec.classes, str(path))
+    return spec
+
+
+def register(
+    root: Path | None = None, *, cache: Path | None = None, generate: Mapping[str, Any] | None = None
+) -> dict[str, Spec]:
+    """Register every split of every ``datasets/*.yaml``; nothing is read yet, and doing it again is harmless.
+
+    Args:
+        root: of the datasets' working layout; by default what ``SCORE_DATASETS`` names.
+        cache: where synthetic sets go that are not under the root; by default what ``SCORE_CACHE`` names, or ``cache``.
+        generate: overrides ``size``, ``seed`` and ``images`` (by split) of the synthetic sets.
+
+    Returns:
+        The specs by name.
+    """
+    if root is None and os.environ.get(ROOT_VARIABLE):
+        root = Path(os.environ[ROOT_VARIABLE])
+    cache = Path(cache or os.environ.get(CACHE_VARIABLE) or "cache") / "datasets"
+    specs = {spec.name: spec for spec in map(read_spec, sorted(FOLDER.glob("*.yaml")))}
+    for spec in specs.values():
+        for split in spec.splits:
+            _register(spec.name, split, _source(spec, split, root, cache, generate or {}))
+    return specs
+
+
+def _source(spec: Spec, split: str, root: Path | None, cache: Path, generate: Mapping[str, Any]) -> _Source:
+    """Where a split is, or will be drawn."""
+    paths, draw = spec.splits[split], None
+    if spec.generate is not None and not (root and (root / paths.annotations).is_file()):
+        settings = {**spec.generate, **generate}
+        images = {**spec.generate["images"], **generate.get("images", {})}[split]
+        size, seed = settings["size"], settings["seed"]
+        root = cache / f"{images}x{size}px-seed{seed}"  # other settings leave it alone
+        draw = partial(synthetic.generate, root, spec.name, split, images=images, size=size, seed=seed)
+    return _Source(
+        names=spec.classes,
+        json=root / paths.annotations if root else None,
+        images=root / paths.images if root else None,
+        states_names=f"datasets/{spec.name}.yaml",
+        expected=tuple(paths.expected.items()),
+        draw=draw,
+    )
+
+
+def custom(json: Path, images: Path, name: str = "custom") -> str:
+    """Register one's own COCO JSON; class names are the JSON's, in the order of their ids.
+
+    Args:
+        json: a COCO JSON of instances.
+        images: the folder that its file names are relative to.
+        name: to register it as; a number is appended where other files already have it.
+
+    Returns:
+        The registered name.
+
+    Raises:
+        DataError: the JSON cannot be used; images are checked when they are loaded.
+    """
+    json, images = Path(json), Path(images)
+    categories = check.read_coco(json)["categories"]
+    ordered = sorted(categories, key=lambda category: category.get("id", 0))
+    names = tuple(str(category.get("name", "")) for category in ordered)
+    check.match_categories(categories, names, json, str(json))
+    source = _Source(names=names, json=json, images=images, states_names=str(json))
+    free, number = name, 1
+    while free in DatasetCatalog.list() and _registered(free) != source:
+        number += 1
+        free = f"{name}_{number}"
+    _register(free, "", source)
+    return free
+
+
+def _registered(name: str) -> _Source | None:
+    """The source behind a name, None if it is not one of ours."""
+    found = DatasetCatalog[name] if name in DatasetCatalog.list() else None
+    return found.args[1] if isinstance(found, partial) and found.func is _load else None
+
+
+def _register(name: str, split: str, source: _Source) -> None:
+    """Enter a source into both catalogs; one that was there is replaced if it differs."""
+    full = f"{name}_{split}" if split else name
+    if full in DatasetCatalog.list():
+        if _registered(full) == source:
+            return
+        DatasetCatalog.remove(full)
+    if full in MetadataCatalog.list():
+        MetadataCatalog.remove(full)
+    DatasetCatalog.register(full, partial(_load, full, source))
+    MetadataCatalog.get(full).set(
+        thing_classes=list(source.names),
+        json_file=str(source.json) if source.json else None,
+        image_root=str(source.images) if source.images else None,
+        evaluator_type="coco",
+        score_name=name,
+        score_split=split,
+    )
+
+
+def require(name: str) -> str:
+    """Return a registered name as it is.
+
+    Raises:
+        DataError: there is no dataset of that name; the message lists those there are.
+    """
+    known = [key for key in DatasetCatalog.list() if _registered(key)]
+    if name not in known:
+        raise DataError(f"no dataset {name}; there are {', '.join(known) or 'none registered'}")
+    return name
+
+
+def load(name: str) -> list[dict[str, Any]]:
+    """Read a registered dataset, checked.
+
+    Returns:
+        detectron2's dicts: ``file_name``, ``height``, ``width``, ``image_id``, and ``annotations`` with ``bbox``,
+        ``bbox_mode``, ``category_id`` (index into ``thing_classes``), ``segmentation`` (polygons or RLE, not decoded)
+        and ``iscrowd``.
+
+    Raises:
+        DataError: no such dataset, or one of the faults that ``score.data.check`` knows.
+    """
+    records: list[dict[str, Any]] = DatasetCatalog.get(require(name))
+    return records
+
+
+def _load(name: str, source: _Source) -> list[dict[str, Any]]:
+    """Read, check and convert; what the catalog calls."""
+    if source.json is None or source.images is None:
+        raise DataError(f"{name}: no root of datasets is set; set {ROOT_VARIABLE}=FOLDER or paths.datasets=FOLDER")
+    if source.draw is not None:
+        source.draw()
+    coco = check.read_coco(source.json)
+    index = check.match_categories(coco["categories"], source.names, source.json, source.states_names)
+    check.check_records(coco, source.json)
+    check.check_images(coco["images"], source.images)
+    for what, count in source.expected:
+        found = len(coco["images" if what == "images" else "annotations"])
+        if found != count:
+            logger.warning("%s: %d %s instead of %d; figures will not compare", name, found, what, count)
+    annotations: dict[Any, list[dict[str, Any]]] = {image["id"]: [] for image in coco["images"]}
+    for record in coco["annotations"]:
+        annotations[record["image_id"]].append(
+            {
+                "bbox": record["bbox"],
+                "bbox_mode": BoxMode.XYWH_ABS,
+                "category_id": index[record["category_id"]],
+                "segmentation": record["segmentation"],
+                "iscrowd": record.get("iscrowd", 0),
+            }
+        )
+    return [
+        {
+            "file_name": str(source.images / image["file_name"]),
+            "height": image["height"],
+            "width": image["width"],
+            "image_id": image["id"],
+            "annotations": annotations[image["id"]],
+        }
+        for image in coco["images"]
+    ]

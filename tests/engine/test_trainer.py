@@ -1,0 +1,260 @@
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from score.data.mapper import TrainMapper
+from score.engine.checkpoint import read_last
+from score.errors import ConfigError, OutputError, ScoreError, WeightsError
+from score.weights.folder import load
+from tests.engine.runs import ITERATIONS, run, run_config
+
+# Each run is seeded by the config's own seed, 42.
+
+
+class Interrupting(TrainMapper):
+    """Reads images as training does; someone presses Ctrl-C at the ninth."""
+
+    count = 0
+
+    def __call__(self, record: dict) -> dict:
+        self.count += 1
+        if self.count == 9:
+            raise KeyboardInterrupt
+        return super().__call__(record)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(tmp_path_factory.mktemp("finished"))
+
+
+@pytest.fixture
+def folder(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run's surroundings; its ``run`` may be changed."""
+    return Path(shutil.copytree(finished.parent, tmp_path / "copy"))
+
+
+def weights(output: Path) -> dict[str, torch.Tensor]:
+    return load_file(output / "model.safetensors")
+
+
+def data_name(output: Path) -> str:
+    """What the rectangles were registered as."""
+    return next((output / "evaluation").glob("*.json")).stem
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+def test_a_run_leaves_a_model_folder(finished: Path) -> None:
+    model, config = load(finished)
+    assert model.train_names == ["ship", "storage_tank", "plane"]
+    assert config.optim.iterations == ITERATIONS
+    card = (finished / "README.md").read_text()
+    assert "6 images with 12 instances" in card
+    assert "`tools/train.py experiment=rectangles`" in card
+    assert "seed: 42" in card
+    assert f"torch {torch.__version__.split('+')[0]}" in card
+    assert "harmonic mean" in card  # the table of figures
+
+
+def test_training_changes_all_that_is_trained_and_no_tower(finished: Path, tmp_path: Path) -> None:
+    first = run(tmp_path, "optim.lr=0")
+    before, after = weights(first), weights(finished)
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    assert not {name for name in same if name.startswith(("pixel_decoder", "class_embedding", "classifier"))}
+
+
+def test_checkpoints_hold_the_iteration_and_old_ones_go(finished: Path) -> None:
+    names = {path.name for path in (finished / "checkpoints").iterdir()}
+    assert names == {"model_0000002.pth", "model_0000005.pth", "model_final.pth", "last_checkpoint"}
+    state = read_last(finished / "checkpoints")
+    assert state["iteration"] == ITERATIONS - 1
+    assert set(state) == {"model", "trainer", "iteration"}
+
+
+def test_progress_figures_and_pictures_are_logged(finished: Path) -> None:
+    lines = [json.loads(line) for line in (finished / "metrics.json").read_text().splitlines()]
+    losses = [line["total_loss"] for line in lines if "total_loss" in line]
+    assert len(losses) == ITERATIONS // 2
+    name = data_name(finished)
+    assert f"{name}/all/AP50" in lines[-1]
+    events = EventAccumulator(str(finished), size_guidance={"images": 0})
+    events.Reload()
+    assert {"total_loss", "lr", f"{name}/all/AP"} <= set(events.Tags()["scalars"])
+    pictures = sorted(path.stem for path in (finished / "pictures" / name).iterdir())
+    assert len(pictures) == 2
+    assert sorted(events.Tags()["images"]) == [f"{name}/{picture}" for picture in pictures]
+
+
+def test_figures_are_saved_with_their_circumstances(finished: Path) -> None:
+    results = json.loads((finished / "evaluation" / f"{data_name(finished)}.json").read_text())
+    assert results["images"] == 6
+    assert results["seconds_per_image"] > 0
+    assert results["ensemble"] == {"alpha": 0.4, "beta": 0.8}
+
+
+def test_a_resumed_run_ends_as_the_uninterrupted_one(folder: Path) -> None:
+    whole = weights(folder / "run")
+    (folder / "run" / "model.safetensors").unlink()
+    (folder / "run" / "checkpoints" / "last_checkpoint").write_text("model_0000002.pth")
+    again = weights(run(folder, "resume=true"))
+    assert whole.keys() == again.keys()
+    for name, value in whole.items():
+        assert torch.equal(value, again[name]), name
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_gives_others(finished: Path, tmp_path: Path) -> None:
+    same, other = weights(run(tmp_path / "a")), weights(run(tmp_path / "b", "seed=43"))
+    for name, value in weights(finished).items():
+        assert torch.equal(value, same[name]), name
+    assert not torch.equal(same["classifier.void"], other["classifier.void"])
+
+
+def test_data_workers_do_not_change_the_result(finished: Path, tmp_path: Path) -> None:
+    parallel = weights(run(tmp_path, "runtime.workers=2"))
+    for name, value in weights(finished).items():
+        assert torch.equal(value, parallel[name]), name
+
+
+def test_a_longer_run_goes_on_from_a_finished_one(folder: Path) -> None:
+    run(folder, "resume=true", "optim.iterations=8", "data.test=[]")
+    assert read_last(folder / "run" / "checkpoints")["iteration"] == 7
+
+
+def test_a_changed_rate_holds_in_a_resumed_run(folder: Path) -> None:
+    run(folder, "resume=true", "optim.iterations=8", "optim.lr=1e-3", "optim.decay.power=0", "data.test=[]")
+    last = json.loads((folder / "run" / "metrics.json").read_text().splitlines()[-1])
+    assert (last["iteration"], last["lr"]) == (7, pytest.approx(1e-3))
+
+
+def test_a_finished_run_is_not_resumed(folder: Path) -> None:
+    before = files(folder)
+    with pytest.raises(ConfigError, match="trained to the end"):
+        run(folder, "resume=true")
+    assert files(folder) == before
+
+
+def test_a_run_is_not_overwritten_unasked(folder: Path) -> None:
+    with pytest.raises(OutputError, match=r"already holds a run; .*resume=true.*overwrite=true"):
+        run(folder)
+
+
+def test_overwriting_removes_the_old_run_and_nothing_else(folder: Path) -> None:
+    (folder / "run" / "notes.txt").write_text("mine")
+    run(folder, "overwrite=true", "optim.iterations=2", "data.test=[]")
+    left = files(folder / "run")
+    assert "notes.txt" in left
+    assert not {name for name in left if name.startswith(("evaluation", "pictures", "checkpoints/model_0000005"))}
+    assert len([name for name in left if name.startswith("events")]) == 1
+
+
+def test_nothing_to_resume_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
+    config = run_config(tmp_path, "resume=true")
+    before = files(tmp_path)
+    with pytest.raises(WeightsError, match="nothing to resume"):
+        run(tmp_path, "resume=true")
+    assert config.resume
+    assert files(tmp_path) == before
+
+
+def test_a_loss_that_is_no_number_is_one_line_and_the_settings_are_there_before_the_first_step(tmp_path: Path) -> None:
+    with pytest.raises(
+        ScoreError, match=r"the loss became infinite or NaN at iteration .*; try a lower optim.lr"
+    ) as error:
+        run(tmp_path, "optim.lr=1e30", "optim.warmup=0", "optim.clip_norm=0")
+    assert "\n" not in str(error.value)
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["optim"]["lr"] == 1e30
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_ctrl_c_leaves_the_last_checkpoint_whole(finished: Path, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, f"input.train._target_={__name__}.Interrupting")
+    assert read_last(tmp_path / "run" / "checkpoints")["iteration"] == 2
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    for name, value in weights(run(tmp_path, "resume=true")).items():
+        assert torch.equal(value, weights(finished)[name]), name
+
+
+def test_what_will_be_trained_is_said_in_80_columns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="score")
+    run(tmp_path, "optim.iterations=2", "rai=null")
+    said = "\n".join(record.getMessage() for record in caplog.records)
+    assert max(len(line) for line in said.splitlines() if str(tmp_path) not in line) <= 80
+    for line in (
+        f"train       {data_name(tmp_path / 'run')}: 6 images with 12 instances",
+        "rai         off",
+        "gca         Global",
+        "2/2  loss",
+    ):
+        assert line in said
+    assert "classes     3: ship, storage_tank, plane" in said
+
+
+def test_bfloat16_trains_close_to_full_precision(finished: Path, tmp_path: Path) -> None:
+    half = run(tmp_path, "runtime.amp=bf16")
+    first, second = (json.loads((path / "metrics.json").read_text().splitlines()[0]) for path in (finished, half))
+    assert first["total_loss"] != second["total_loss"]
+    assert second["total_loss"] == pytest.approx(first["total_loss"], rel=0.02)
+    assert {value.dtype for value in weights(half).values() if value.is_floating_point()} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("runtime.amp=half", "runtime.amp=half: no such precision"),
+        ("runtime.amp=fp16", "runtime.amp=fp16: needs a GPU"),
+        ("runtime.device=tpu9", "runtime.device=tpu9: not on this machine"),
+        ("runtime.gpus=99", "runtime.gpus=99: "),
+        ("output=/proc/run", "cannot write to /proc/run"),
+        ("optim.batch_size=0", "optim.batch_size=0: not a whole number of at least 1"),
+        ("optim.lr=fast", "optim.lr=fast: not a number"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_written(tmp_path: Path, override: str, message: str) -> None:
+    run_config(tmp_path)
+    before = files(tmp_path)
+    with pytest.raises(ScoreError, match=message):
+        run(tmp_path, override)
+    assert files(tmp_path) == before
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model(tmp_path: Path) -> None:
+    script = tmp_path / "both.py"
+    script.write_text(
+        "import sys\nfrom pathlib import Path\nfrom tests.engine.runs import run\nrun(Path(sys.argv[1]))\n"
+    )
+    run_config(tmp_path)  # writes the data once, before both would
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        str(script),
+        str(tmp_path),
+    ]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "runtime     cpu x 2" in done.stdout
+    assert done.stdout.count("train       instances") == 1
+    load(tmp_path / "run")
+    results = json.loads((tmp_path / "run" / "evaluation" / "instances.json").read_text())
+    assert results["images"] == 6

@@ -1,0 +1,98 @@
+"""Matching and losses, with none, some and more targets than queries."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from score.model.criterion import SetCriterion, Target
+from score.model.matcher import HungarianMatcher, pairwise_bce, pairwise_dice
+
+
+@pytest.fixture
+def matcher() -> HungarianMatcher:
+    return HungarianMatcher(class_weight=2.0, mask_weight=5.0, dice_weight=5.0, points=64)
+
+
+@pytest.fixture
+def criterion(matcher: HungarianMatcher) -> SetCriterion:
+    return SetCriterion(
+        matcher=matcher,
+        class_weight=2.0,
+        mask_weight=5.0,
+        dice_weight=5.0,
+        void_weight=0.1,
+        points=64,
+        oversample=3.0,
+        uncertain=0.75,
+    )
+
+
+def squares(*corners: tuple[int, int]) -> torch.Tensor:
+    masks = torch.zeros(len(corners), 32, 32)
+    for mask, (y, x) in zip(masks, corners, strict=True):
+        mask[y : y + 8, x : x + 8] = 1
+    return masks
+
+
+def test_costs_are_the_losses_of_each_pair() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits, target = torch.randn(3, 50, generator=generator), (torch.rand(2, 50, generator=generator) > 0.5).float()
+    bce, dice = pairwise_bce(logits, target), pairwise_dice(logits, target)
+    for q, n in itertools.product(range(3), range(2)):
+        expected = torch.nn.functional.binary_cross_entropy_with_logits(logits[q], target[n])
+        torch.testing.assert_close(bce[q, n], expected)
+        p = logits[q].sigmoid()
+        torch.testing.assert_close(dice[q, n], 1 - (2 * (p * target[n]).sum() + 1) / (p.sum() + target[n].sum() + 1))
+
+
+def test_matches_masks_to_their_queries(matcher: HungarianMatcher) -> None:
+    torch.manual_seed(0)
+    masks = squares((0, 0), (16, 16), (0, 20))
+    logits = torch.cat([masks[[2]], torch.zeros(1, 32, 32), masks[[0, 1]]]) * 20 - 10
+    queries, targets = matcher(torch.zeros(4, 6), logits, torch.tensor([0, 1, 2]), masks)
+    assert dict(zip(queries.tolist(), targets.tolist(), strict=True)) == {0: 2, 2: 0, 3: 1}
+
+
+@pytest.mark.parametrize("count", [0, 9])
+def test_none_and_more_targets_than_queries(matcher: HungarianMatcher, count: int) -> None:
+    torch.manual_seed(0)
+    masks = squares(*[(y, x) for y in (0, 8, 16) for x in (0, 8, 16)][:count])
+    queries, targets = matcher(torch.zeros(4, 6), torch.randn(4, 8, 8), torch.zeros(count, dtype=torch.long), masks)
+    assert len(queries) == len(targets) == min(4, count)
+
+
+def test_perfect_predictions_cost_next_to_nothing(criterion: SetCriterion) -> None:
+    torch.manual_seed(0)
+    masks = squares((0, 0), (16, 16))
+    target = Target(torch.tensor([1, 0]), masks)
+    logits = torch.full((1, 3, 4), -20.0)
+    for query, label in ((0, 1), (1, 0), (2, 3)):
+        logits[0, query, label] = 20.0
+    predicted = torch.cat([masks, torch.zeros(1, 32, 32)])[None] * 100 - 50  # uncertain only on the outline
+    losses = criterion([(logits, predicted)], [target])
+    assert set(losses) == {"loss_ce", "loss_mask", "loss_dice"}
+    assert float(losses["loss_ce"]) < 1e-4
+    wrong = criterion([(logits.roll(1, dims=-1), -predicted)], [target])
+    assert all(float(wrong[name]) > 2 * float(losses[name]) + 1 for name in losses)
+
+
+def test_a_batch_without_objects_still_trains(criterion: SetCriterion) -> None:
+    torch.manual_seed(0)
+    logits, masks = torch.randn(2, 5, 4, requires_grad=True), torch.randn(2, 5, 8, 8, requires_grad=True)
+    empty = Target(torch.zeros(0, dtype=torch.long), torch.zeros(0, 32, 32))
+    losses = criterion([(logits, masks), (logits, masks)], [empty, empty])
+    assert float(losses["loss_mask"]) == float(losses["loss_dice_0"]) == 0.0
+    sum(losses.values()).backward()
+    assert logits.grad.abs().sum() > 0
+    assert masks.grad is not None and masks.grad.abs().sum() == 0
+
+
+def test_heads_are_weighted_alike(criterion: SetCriterion) -> None:
+    torch.manual_seed(0)
+    head = (torch.randn(1, 3, 4), torch.randn(1, 3, 32, 32) * 0 + 1)
+    losses = criterion([head, head, head], [Target(torch.tensor([2]), squares((4, 4)))])
+    assert len(losses) == 9
+    torch.testing.assert_close(losses["loss_ce"], losses["loss_ce_1"])

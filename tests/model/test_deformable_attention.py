@@ -1,0 +1,56 @@
+"""Deformable attention against its definition, written as loops."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from score.model.deformable_attention import MultiScaleDeformableAttention
+
+
+def bilinear(maps: Tensor, x: float, y: float) -> Tensor:
+    """The value of ``[d, h, w]`` at pixel coordinates whose integers are cell centres; zero outside."""
+    x0, y0 = int(torch.tensor(x).floor()), int(torch.tensor(y).floor())
+    total = torch.zeros(maps.shape[0], dtype=maps.dtype)
+    for yy, wy in ((y0, 1 - (y - y0)), (y0 + 1, y - y0)):
+        for xx, wx in ((x0, 1 - (x - x0)), (x0 + 1, x - x0)):
+            if 0 <= yy < maps.shape[1] and 0 <= xx < maps.shape[2]:
+                total += wy * wx * maps[:, yy, xx]
+    return total
+
+
+def test_equals_its_definition() -> None:
+    torch.manual_seed(0)
+    dim, heads, points, sizes = 8, 2, 2, [(2, 3), (4, 5)]
+    attention = MultiScaleDeformableAttention(dim=dim, heads=heads, levels=2, points=points).double()
+    torch.nn.init.normal_(attention.sampling_offsets.weight, std=0.3)
+    torch.nn.init.normal_(attention.attention_weights.weight)
+    cells = sum(h * w for h, w in sizes)
+    query, value = torch.randn(1, 3, dim).double(), torch.randn(1, cells, dim).double()
+    reference = torch.rand(3, 2).double()
+    got = attention(query, reference, value, sizes)[0]
+
+    projected = attention.value_proj(value)[0].view(cells, heads, dim // heads)
+    offsets = attention.sampling_offsets(query)[0].view(3, heads, 2, points, 2)
+    weights = attention.attention_weights(query)[0].view(3, heads, 2 * points).softmax(-1).view(3, heads, 2, points)
+    for q in range(3):
+        parts = []
+        for head in range(heads):
+            total, start = torch.zeros(dim // heads).double(), 0
+            for level, (h, w) in enumerate(sizes):
+                maps = projected[start : start + h * w, head].T.reshape(-1, h, w)
+                start += h * w
+                for point in range(points):
+                    x = float(reference[q, 0]) * w + float(offsets[q, head, level, point, 0]) - 0.5
+                    y = float(reference[q, 1]) * h + float(offsets[q, head, level, point, 1]) - 0.5
+                    total += weights[q, head, level, point] * bilinear(maps, x, y)
+            parts.append(total)
+        torch.testing.assert_close(got[q], attention.output_proj(torch.cat(parts)))
+
+
+def test_starts_looking_around_the_reference() -> None:
+    attention = MultiScaleDeformableAttention(dim=16, heads=4, levels=3, points=2)
+    offsets = attention.sampling_offsets(torch.randn(1, 16)).view(4, 3, 2, 2)
+    torch.testing.assert_close(offsets[:, :, 1], 2 * offsets[:, :, 0])  # the second point is twice as far out
+    assert offsets[:, 0, 0].abs().amax(dim=-1).tolist() == [1.0] * 4
+    assert len({tuple(x) for x in offsets[:, 0, 0].round(decimals=3).tolist()}) == 4  # a direction a head

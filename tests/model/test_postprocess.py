@@ -1,0 +1,65 @@
+"""Instances: which are chosen, how they score, and that neither chunks nor run lengths change them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from pycocotools import mask as coco_mask
+
+from score.model.postprocess import InstanceSelection, semantic_map, tight_boxes, upsample
+
+SIZES = ((32, 32), (24, 30), (48, 60))  # padded, image, output
+
+
+@pytest.fixture
+def scene() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(7, 4, generator=generator).log_softmax(-1), torch.randn(7, 8, 8, generator=generator)
+
+
+def test_scores_are_class_times_mask_probability(scene: tuple[torch.Tensor, torch.Tensor]) -> None:
+    chances, masks = scene
+    found = InstanceSelection(top_k=5, masks="bits", chunk=3)(chances, masks, *SIZES)
+    full = upsample(masks, *SIZES)
+    best = chances.softmax(-1)[:, :-1].flatten().topk(5)
+    assert found.query.tolist() == (best.indices // 3).tolist()
+    assert found.pred_classes.tolist() == (best.indices % 3).tolist()
+    for k in range(5):
+        inside = full[found.query[k]] > 0
+        quality = full[found.query[k]].sigmoid()[inside].mean()
+        torch.testing.assert_close(found.scores[k], best.values[k] * quality, rtol=1e-4, atol=1e-6)
+        assert torch.equal(found.pred_masks[k], inside)
+
+
+def test_run_lengths_are_the_same_masks(scene: tuple[torch.Tensor, torch.Tensor]) -> None:
+    bits = InstanceSelection(top_k=9, masks="bits", chunk=32)(*scene, *SIZES)
+    rle = InstanceSelection(top_k=9, masks="rle", chunk=2)(*scene, *SIZES)
+    torch.testing.assert_close(bits.scores, rle.scores)
+    assert not rle.has("pred_masks")
+    for mask, code in zip(bits.pred_masks, rle.pred_rles, strict=True):
+        assert torch.equal(torch.from_numpy(coco_mask.decode(code)).bool(), mask)
+
+
+def test_asking_for_more_than_there_is(scene: tuple[torch.Tensor, torch.Tensor]) -> None:
+    assert len(InstanceSelection(top_k=300, masks="bits", chunk=4)(*scene, *SIZES)) == 7 * 3
+
+
+def test_boxes_are_the_extent_of_the_mask() -> None:
+    masks = torch.zeros(2, 6, 9, dtype=torch.bool)
+    masks[0, 2:4, 3:8] = True
+    assert tight_boxes(masks).tolist() == [[3, 2, 8, 4], [0, 0, 0, 0]]
+
+
+def test_a_mask_keeps_its_place_when_the_image_was_padded() -> None:
+    logits = torch.full((1, 8, 8), -9.0)
+    logits[0, 2:4, 4:6] = 9.0  # rows 8..16, columns 16..24 of the padded input
+    inside = upsample(logits, (32, 32), (24, 32), (48, 64))[0] > 0
+    rows, columns = inside.nonzero().unbind(1)
+    assert abs(int(rows.min()) - 16) <= 1 and abs(int(rows.max()) - 31) <= 1
+    assert abs(int(columns.min()) - 32) <= 1 and abs(int(columns.max()) - 47) <= 1
+
+
+def test_semantic_map_sums_over_queries(scene: tuple[torch.Tensor, torch.Tensor]) -> None:
+    chances, masks = scene
+    expected = torch.einsum("qc,qhw->chw", chances.softmax(-1)[:, :-1], upsample(masks, *SIZES).sigmoid())
+    torch.testing.assert_close(semantic_map(chances, masks, *SIZES, chunk=2), expected, rtol=1e-4, atol=1e-5)

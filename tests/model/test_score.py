@@ -1,0 +1,160 @@
+"""The meta-architecture as configured: contract, vocabulary, towers, sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.structures import BitMasks, Instances
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+
+import score
+from score.errors import ConfigError, WeightsError
+from score.model.score import SCORE
+
+CONFIGS = str(Path(score.__file__).parent.parent / "configs")
+TINY = ["model=small", "backbone=tiny", "scene=tiny", "model.dim=16", "model.queries=6", "model.network.pixel_decoder.groups=4"]
+TINY += ["model.heads=2", "rai.layers=1", "rai.feedforward=32", "rai.heads=2", "gca.heads=2", "model.network.cache=null"]
+NAMES = "model.train_names=[ship,plane,storage_tank]"
+
+
+@pytest.fixture
+def build() -> Callable[..., SCORE]:
+    def make(*overrides: str) -> SCORE:
+        torch.manual_seed(0)
+        with initialize_config_dir(CONFIGS, version_base="1.3"):
+            config = compose("config", [*TINY, NAMES, *overrides])
+        return instantiate(config.model.network)
+
+    return make
+
+
+def batch(*sizes: tuple[int, int], targets: int = 2) -> list[dict]:
+    generator = torch.Generator().manual_seed(0)
+    items = []
+    for index, (h, w) in enumerate(sizes):
+        instances = Instances((h, w))
+        masks = torch.zeros(targets, h, w, dtype=torch.bool)
+        for k in range(targets):
+            masks[k, 4 + k : 20 + k, 6:30] = True
+        instances.gt_masks, instances.gt_classes = BitMasks(masks), torch.arange(targets) % 3
+        image = torch.randint(0, 256, (3, h, w), generator=generator, dtype=torch.uint8)
+        items.append({"image": image, "instances": instances, "height": 2 * h, "width": 2 * w, "image_id": index})
+    return items
+
+
+def test_registered() -> None:
+    assert META_ARCH_REGISTRY.get("SCORE") is SCORE
+
+
+def test_losses_in_training(build: Callable[..., SCORE]) -> None:
+    model = build().train()
+    losses = model(batch((64, 64), (50, 70)))
+    assert len(losses) == 3 * (3 + 1)
+    sum(losses.values()).backward()
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+    assert not model.backbone.training and not any(p.requires_grad for p in model.backbone.parameters())
+
+
+def test_an_image_without_objects_trains(build: Callable[..., SCORE]) -> None:
+    losses = build().train()(batch((64, 64), targets=0))
+    assert all(torch.isfinite(loss) for loss in losses.values())
+
+
+def test_instances_in_evaluation(build: Callable[..., SCORE]) -> None:
+    model = build("model.network.semantic=true").eval()
+    with torch.no_grad():
+        results = model(batch((64, 64), (50, 70)))
+    found = results[1]["instances"]
+    assert found.image_size == (100, 140)
+    assert found.pred_masks.shape == (6 * 3, 100, 140) and found.pred_masks.dtype == torch.bool
+    assert len(found.pred_boxes) == len(found.scores) == len(found.pred_classes) == 18
+    assert results[1]["sem_seg"].shape == (3, 100, 140)
+
+
+def test_a_batch_is_its_images(build: Callable[..., SCORE]) -> None:
+    model = build().eval()
+    items = batch((64, 64), (64, 64))
+    together, alone = model.predict(items), model.predict(items[1:])
+    torch.testing.assert_close(together.in_logits[1:], alone.in_logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(together.out_logits[1:], alone.out_logits, rtol=1e-4, atol=1e-4)
+
+
+def test_vocabulary_is_free_in_evaluation(build: Callable[..., SCORE]) -> None:
+    model = build().eval()
+    model.set_vocabulary(["ship", "wind turbine", "solar farm", "airplane,plane"])
+    assert model.seen.tolist() == [True, False, False, True]
+    prediction = model.predict(batch((64, 64)))
+    assert prediction.in_logits.shape == (1, 6, 5) and prediction.out_logits.shape == (1, 6, 4)
+    for names in ([], ["ship", "Ship"]):
+        with pytest.raises(ConfigError):
+            model.set_vocabulary(names)
+    assert len(model.names) == 4  # a refused vocabulary changes nothing
+
+
+def test_order_of_words_does_not_matter(build: Callable[..., SCORE]) -> None:
+    model = build().eval()
+    model.set_vocabulary(["ship", "dam"])
+    first = model.predict(batch((64, 64)))
+    model.set_vocabulary(["dam", "ship"])
+    second = model.predict(batch((64, 64)))
+    torch.testing.assert_close(first.in_logits[..., [1, 0, 2]], second.in_logits)
+
+
+@pytest.mark.parametrize(("overrides", "absent"), [(["rai=off"], "rai"), (["gca=off"], "gca"), (["rai=off", "gca=off"], "scene")])
+def test_off_is_absent(build: Callable[..., SCORE], overrides: list[str], absent: str) -> None:
+    drop = {f"{o.split('=')[0]}." for o in overrides}
+    torch.manual_seed(0)
+    tiny = [o for o in TINY if not any(o.startswith(d) for d in drop)]
+    with initialize_config_dir(CONFIGS, version_base="1.3"):
+        config = compose("config", [*tiny, NAMES, *overrides])
+    model = instantiate(config.model.network)
+    assert getattr(model, absent) is None
+    assert not any(name.startswith(f"{absent}.") for name in model.state_dict())
+    losses = model.train()(batch((64, 64)))
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    assert len(model.eval()(batch((64, 64)))) == 1
+
+
+def test_rai_needs_a_scene(build: Callable[..., SCORE]) -> None:
+    with pytest.raises(Exception, match="rai and gca need a scene tower"):
+        build("scene=off")
+
+
+def test_trainable_state_leaves_the_towers_out(build: Callable[..., SCORE]) -> None:
+    model = build()
+    state = model.trainable_state()
+    assert not any(name.startswith(("backbone.", "scene.")) for name in state)
+    other = build()
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(1.0)
+    other.load_trainable(state)
+    for name, value in other.trainable_state().items():
+        assert torch.equal(value, state[name]), name
+
+
+def test_weights_of_another_architecture_are_named(build: Callable[..., SCORE]) -> None:
+    model = build()
+    state = model.trainable_state()
+    name = "class_embedding.mlp.4.weight"
+    with pytest.raises(WeightsError, match=f"{name} is missing"):
+        model.load_trainable({key: value for key, value in state.items() if key != name})
+    with pytest.raises(WeightsError, match=f"{name} has shape"):
+        model.load_trainable({**state, name: torch.zeros(3, 3)})
+    with pytest.raises(WeightsError, match="unexpected extra"):
+        model.load_trainable({**state, "extra": torch.zeros(1)})
+
+
+def test_full_size_has_the_published_number_of_parameters() -> None:
+    with initialize_config_dir(CONFIGS, version_base="1.3"):
+        network = compose("config", [NAMES]).model.network
+    with torch.device("meta"):
+        parts = [instantiate(network[name]) for name in ("pixel_decoder", "mask_decoder", "class_embedding", "classifier", "gca")]
+    parts.append(instantiate(network.rai))
+    assert sum(p.numel() for part in parts for p in part.parameters()) == 50_679_496

@@ -1,0 +1,3 @@
+from tests.tools.command_line import call
+
+__all__ = ["call"]

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from score.weights.folder import load
+from tests.tiny_data import tiny_data
+from tests.tools.command_line import TOOLS, Call, files
+
+OWN = "{json: data/instances.json, images: data/images}"
+SETTINGS = (
+    *("model=small", "backbone=tiny", "scene=tiny", "optim=lite", "paths.cache=null", "name=rectangles"),
+    *("optim.iterations=2", "optim.log_period=1", "runtime.workers=0", "runtime.threads=1", "runtime.device=cpu"),
+    *("input.train.size=64", "input.test.shortest=64", f"data.train={OWN}", f"data.test=[{OWN}]"),
+)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    tiny_data(tmp_path / "data", size=64)
+    return tmp_path
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(TOOLS.parent), "OMP_NUM_THREADS": "1"}
+
+
+def test_one_command_trains_on_ones_own_data_and_writes_a_model_folder(place: Path, call: Call) -> None:
+    outcome = call("train", *SETTINGS)
+    assert outcome.code == 0, outcome.err
+    assert outcome.err == ""
+    model, _ = load(place / "runs" / "rectangles")
+    assert model.train_names == ["ship", "storage_tank", "plane"]
+    card = (place / "runs" / "rectangles" / "README.md").read_text()
+    assert card.startswith("# rectangles\n")
+    assert "tools/train.py model=small backbone=tiny" in card
+    assert sorted(path.name for path in place.iterdir()) == ["data", "runs"]  # and nothing beside
+    for words in (
+        "6 images with 12 instances",
+        "1/2  loss",
+        "2/2  loss",
+        "harmonic mean",
+        "model folder: runs/rectangles",
+    ):
+        assert words in outcome.out
+
+
+def test_the_saved_config_is_complete_and_resolved(place: Path, call: Call) -> None:
+    call("train", *SETTINGS, "output=run", "data.test=[]")
+    config = yaml.safe_load((place / "run" / "config.yaml").read_text())
+    assert config["model"]["network"]["mask_decoder"]["dim"] == config["model"]["dim"] == 96
+    assert config["model"]["train_names"] == ["ship", "storage_tank", "plane"]
+    assert config["data"]["train"] == {"json": "data/instances.json", "images": "data/images"}
+    text = (place / "run" / "config.yaml").read_text().split("\npaths:")[0]
+    assert {line.split("${")[1] for line in text.splitlines() if "${" in line} <= {"paths.cache}", "paths.weights}"}
+
+
+def test_all_settings_can_be_shown_without_training(place: Path, call: Call) -> None:
+    outcome = call("train", *SETTINGS, "--cfg", "job")
+    assert outcome.code == 0
+    assert yaml.safe_load(outcome.out)["optim"]["iterations"] == 2
+    assert sorted(path.name for path in place.iterdir()) == ["data"]
+
+
+@pytest.mark.slow
+def test_a_multirun_trains_each_combination(place: Path, call: Call) -> None:
+    outcome = call("train", *SETTINGS, "data.test=[]", "output='runs/${seed}'", "seed=1,2", "--multirun")
+    assert outcome.code == 0, outcome.err
+    assert sorted(path.name for path in (place / "runs").iterdir()) == ["1", "2", "multirun.yaml"]
+
+
+@pytest.mark.slow
+def test_the_command_as_typed_and_ctrl_c(place: Path) -> None:
+    command = [sys.executable, str(TOOLS / "train.py"), *SETTINGS, "output=run", "optim.iterations=100000"]
+    command += ["optim.checkpoint_period=2", "data.test=[]"]
+    with subprocess.Popen(
+        command, cwd=place, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not (place / "run" / "checkpoints" / "last_checkpoint").exists() and time.monotonic() < deadline:
+            assert process.poll() is None, process.stderr and process.stderr.read()
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.decode().splitlines() == ["interrupted"]
+    assert b"resume=true goes on from run/checkpoints/model_" in out
+    assert not [name for name in files(place / "run") if "/." in name]  # no half-written file
+    done = int(json.loads((place / "run" / "metrics.json").read_text().splitlines()[-1])["iteration"])
+    again = [*command, "resume=true", f"optim.iterations={done + 20}"]
+    finished = subprocess.run(again, cwd=place, env=environment(), capture_output=True, text=True, timeout=240)
+    assert finished.returncode == 0, finished.stderr
+    load(place / "run")

@@ -1,0 +1,59 @@
+"""Score a model: ``tools/evaluate.py model=FOLDER data=nwpu_val [data=[a,b]] [limit=N] [shuffle_vocabulary=SEED]``.
+
+Prints a table for each dataset and saves the figures with the settings, versions and time that they came from.
+"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import hydra
+from command import command
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+
+@command("commands/evaluate")
+def main(config: DictConfig) -> None:
+    import score.engine.inference as inference  # not before the settings have been read: PyTorch takes seconds
+    from score.engine import runtime
+    from score.evaluation.table import save_json, summary, table
+    from score.files import check_writable
+    from score.weights import folder
+
+    OmegaConf.to_container(config, throw_on_missing=True)
+    runtime.log_to_stdout()
+    device = runtime.select_device(config.runtime.device, config.runtime.threads)
+    output = Path(config.output)
+    check_writable(output)
+    datasets = inference.register(config.data, config.paths.datasets)
+    model, trained = folder.load(config.model, device, config.overrides)
+    for key, value in config.ensemble.items():
+        if value is not None:
+            setattr(model.ensemble, key, float(value))
+    source = {"model": config.model, "command": shlex.join(["tools/evaluate.py", *HydraConfig.get().overrides.task])}
+    rows = {}
+    for dataset in datasets:
+        results = inference.evaluate(
+            model,
+            dataset,
+            hydra.utils.instantiate(trained.input.test, _convert_="all"),
+            workers=config.runtime.workers,
+            max_detections=config.max_detections,
+            limit=config.limit,
+            shuffle_vocabulary=config.shuffle_vocabulary,
+            pictures=config.pictures,
+            picture_folder=output / "pictures" / dataset,
+        )
+        name = dataset if config.shuffle_vocabulary is None else f"{dataset}_shuffled"
+        path = output / f"{name}.json"
+        save_json(path, {"dataset": dataset, **source, "versions": runtime.versions(), **results})
+        print(f"{name}: {results['seconds_per_image']:.2f} s an image, saved as {path}\n{table(results)}\n")
+        rows[name] = results
+    if len(rows) > 1:
+        print(summary(rows))
+
+
+if __name__ == "__main__":
+    main()

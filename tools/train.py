@@ -1,0 +1,23 @@
+"""Train a model: ``tools/train.py experiment=NAME [KEY=VALUE ...]``; ``--cfg job`` shows every setting.
+
+The output folder becomes a model folder, with checkpoints, TensorBoard events, figures and pictures beside the weights.
+"""
+
+from __future__ import annotations
+
+import shlex
+
+from command import command
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+
+@command("config")
+def main(config: DictConfig) -> None:
+    from score.engine.trainer import train  # not before the settings have been read: PyTorch takes seconds
+
+    train(config, shlex.join(["tools/train.py", *HydraConfig.get().overrides.task]))
+
+
+if __name__ == "__main__":
+    main()
