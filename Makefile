@@ -32,4 +32,4 @@ test: lint
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .coverage build dist *.egg-info
-	find score tests tools benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,15 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     except (OSError, RuntimeError) as error:  # PyTorch and safetensors report a full disk as a RuntimeError
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error).splitlines()[0]
         raise OutputError(f"cannot write {path} ({reason}); free some space or choose another output") from error
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def check_writable(folder: Path) -> None:

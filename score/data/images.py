@@ -29,6 +29,8 @@ def read_image(path: str | Path, size: tuple[int, int] | None = None) -> NDArray
     """
     try:
         with Image.open(path) as image:
+            if image.mode == "F" or image.mode.startswith("I"):
+                raise DataError(f"{path}: more than 8 bits a channel; convert it to 8-bit RGB first")
             pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))  # a copy: torch wants it writable
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such image") from error

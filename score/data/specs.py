@@ -236,6 +236,7 @@ def _load(name: str, source: _Source) -> list[dict[str, Any]]:
                 "category_id": index[record["category_id"]],
                 "segmentation": record["segmentation"],
                 "iscrowd": record.get("iscrowd", 0),
+                **({"area": record["area"]} if "area" in record else {}),
             }
         )
     return [

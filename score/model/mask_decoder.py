@@ -53,7 +53,7 @@ class DecoderLayer(nn.Module):
                 nn.init.xavier_uniform_(parameter)
 
     def forward(self, x: Tensor, query_pos: Tensor, source: Tensor, source_pos: Tensor, blocked: Tensor) -> Tensor:
-        """Map queries ``[B, Q, D]`` to the same, looking at ``source [B, L, D]`` where not ``blocked [B*heads, Q, L]``."""
+        """Map queries ``[B, Q, D]`` to the same; seeing ``source [B, L, D]`` where not ``blocked [B*heads, Q, L]``."""
         found = self.cross_attn(x + query_pos, source + source_pos, source, attn_mask=blocked, need_weights=False)[0]
         x = self.cross_norm(x + found)
         told = self.self_attn(x + query_pos, x + query_pos, x, need_weights=False)[0]
@@ -78,9 +78,7 @@ class MaskDecoder(nn.Module):
         self.query_feat = nn.Embedding(queries, dim)
         self.query_pos = nn.Embedding(queries, dim)
         self.level_embed = nn.Embedding(levels, dim)
-        self.layers = nn.ModuleList(
-            DecoderLayer(dim=dim, heads=heads, feedforward=feedforward) for _ in range(layers)
-        )
+        self.layers = nn.ModuleList(DecoderLayer(dim=dim, heads=heads, feedforward=feedforward) for _ in range(layers))
         self.norm = nn.LayerNorm(dim)
         self.mask_embed = MLP(dim, dim, dim, dim)
 
@@ -97,7 +95,8 @@ class MaskDecoder(nn.Module):
         sources, positions = [], []
         for maps, embed in zip(multiscale, self.level_embed.weight, strict=True):
             sources.append(maps.flatten(2).transpose(1, 2) + embed)  # [B, h*w, D]
-            positions.append(sine_positions(*maps.shape[-2:], maps.shape[1], device=maps.device))
+            height, width = maps.shape[-2:]
+            positions.append(sine_positions(height, width, maps.shape[1], device=maps.device))
         # Resizing is linear, so the masks of a level are the inner product with that level's resized features: the
         # full-resolution masks of a head that nobody reads are never made.
         at_level = [resize(mask_features.detach(), maps.shape[-2:]) for maps in multiscale]

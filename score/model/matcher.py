@@ -23,7 +23,9 @@ class HungarianMatcher(nn.Module):
         self.points = points
 
     @torch.no_grad()
-    def forward(self, class_logits: Tensor, mask_logits: Tensor, classes: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, class_logits: Tensor, mask_logits: Tensor, classes: Tensor, masks: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Match one image.
 
         Args:

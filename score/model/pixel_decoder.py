@@ -1,4 +1,4 @@
-"""The pixel decoder of Mask2Former (Cheng et al., CVPR 2022): deformable attention over three levels, then one FPN step."""
+"""The pixel decoder of Mask2Former (Cheng et al., CVPR 2022): deformable attention on three levels, one FPN step."""
 
 from __future__ import annotations
 

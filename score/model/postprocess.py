@@ -47,8 +47,8 @@ class InstanceSelection:
 
     Args:
         top_k: pairs kept, of all ``Q x C``; a query can appear under several classes.
-        masks: ``bits`` gives ``pred_masks`` (bool ``[K, H, W]``), ``rle`` gives ``pred_rles`` (a list, pairs of one query
-            sharing one encoding) and never holds more than ``chunk`` masks at full size.
+        masks: ``bits`` gives ``pred_masks`` (bool ``[K, H, W]``), ``rle`` gives ``pred_rles`` (a list, pairs of one
+            query sharing one encoding) and never holds more than ``chunk`` masks at full size.
         chunk: masks upsampled at a time.
     """
 

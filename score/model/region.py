@@ -1,4 +1,4 @@
-"""RAI, Region-Aware Integration (SCORE, ICCV 2025): class embeddings refined by what a scene tower sees in and around a mask."""
+"""RAI, Region-Aware Integration (SCORE, ICCV 2025): class embeddings refined by a scene tower's view of regions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from score.model.towers.base import pool_regions, resize
 
 
 def dilate(maps: Tensor, size: int) -> Tensor:
-    """Maximum over a ``size x size`` window (odd) around each cell of ``[B, D, h, w]``; the border counts for nothing."""
+    """Maximum over a ``size x size`` window (odd) around each cell of ``[B, D, h, w]``; nothing lies outside."""
     # A square maximum is one over columns of one over rows, and a window of 2n is the maximum of two of n side by
     # side: a dozen vectorised maxima instead of size squared comparisons a cell.
     for dim in (-2, -1):

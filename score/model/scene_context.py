@@ -21,7 +21,7 @@ class GlobalContextAdaptation(nn.Module):
         self.attention = nn.MultiheadAttention(embed_dim, heads, batch_first=True)
 
     def forward(self, bank: Tensor, scene: Tensor) -> Tensor:
-        """Adapt ``bank [S, E]`` to each image's scene vector ``[B, E]`` (normalised): ``[B, S, E]``, not re-normalised."""
+        """Adapt ``bank [S, E]`` to each image's normalised scene ``[B, E]``: ``[B, S, E]``, not re-normalised."""
         key = scene.unsqueeze(1)  # [B, 1, E]
         query = bank.expand(len(scene), -1, -1)
         return query + self.attention(query, key, key, need_weights=False)[0]

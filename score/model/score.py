@@ -86,7 +86,8 @@ class SCORE(nn.Module):
             raise ConfigError("rai and gca need a scene tower: choose one with scene=NAME, or set rai=off gca=off")
         if scene is not None and needs_scene and scene.embed_dim != backbone.embed_dim:
             raise ConfigError(
-                f"towers of different widths: backbone {backbone.embed_dim}, scene {scene.embed_dim}; choose a matching pair"
+                f"towers of different widths: backbone {backbone.embed_dim}, "
+                f"scene {scene.embed_dim}; choose a matching pair"
             )
         self.backbone = backbone
         self.scene = scene if needs_scene else None
@@ -123,8 +124,8 @@ class SCORE(nn.Module):
         """Losses in training, instances in evaluation.
 
         Args:
-            inputs: detectron2 dicts: ``image`` ``[3, h, w]`` RGB in 0..255; in training ``instances`` with ``gt_classes`` and
-                ``gt_masks``; in evaluation optionally ``height`` and ``width`` of the result.
+            inputs: detectron2 dicts: ``image`` ``[3, h, w]`` RGB in 0..255; in training ``instances`` with
+                ``gt_classes`` and ``gt_masks``; in evaluation optionally ``height`` and ``width`` of the result.
 
         Returns:
             Weighted losses by name, or a dict an image with ``instances`` (and ``sem_seg``).
@@ -151,7 +152,9 @@ class SCORE(nn.Module):
             pyramid = self.backbone.pyramid(images)
             if self.scene is None:
                 return pyramid, None
-            if not torch.equal(self.backbone_mean, self.scene_mean) or not torch.equal(self.backbone_std, self.scene_std):
+            if not torch.equal(self.backbone_mean, self.scene_mean) or not torch.equal(
+                self.backbone_std, self.scene_std
+            ):
                 images = (images * self.backbone_std + self.backbone_mean - self.scene_mean) / self.scene_std
             return pyramid, self.scene.encode_scene(images)
 
@@ -227,7 +230,9 @@ class SCORE(nn.Module):
         own = self.trainable_state()
         for name, value in own.items():
             if name not in state:
-                raise WeightsError(f"weights of another architecture: {name} is missing; use the config they were trained with")
+                raise WeightsError(
+                    f"weights of another architecture: {name} is missing; use the config they were trained with"
+                )
             if value.shape != state[name].shape:
                 raise WeightsError(
                     f"weights of another architecture: {name} has shape {tuple(state[name].shape)}, "
@@ -235,5 +240,7 @@ class SCORE(nn.Module):
                 )
         for name in state:
             if name not in own:
-                raise WeightsError(f"weights of another architecture: unexpected {name}; use the config they were trained with")
+                raise WeightsError(
+                    f"weights of another architecture: unexpected {name}; use the config they were trained with"
+                )
         self.load_state_dict(dict(state), strict=False)

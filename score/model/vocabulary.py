@@ -41,7 +41,9 @@ def check(names: Sequence[str]) -> list[str]:
         ConfigError: it is empty, has an empty name, or says a name twice.
     """
     if not names:
-        raise ConfigError("empty vocabulary: no class name given, name at least one, as in vocabulary=[ship,'storage tank']")
+        raise ConfigError(
+            "empty vocabulary: no class name given, name at least one, as in vocabulary=[ship,'storage tank']"
+        )
     first: dict[str, str] = {}
     for name in names:
         words = synonyms(str(name))
@@ -49,7 +51,9 @@ def check(names: Sequence[str]) -> list[str]:
             raise ConfigError(f"empty class name in the vocabulary: {list(names)}, remove it or name it")
         for word in words:
             if word in first:
-                raise ConfigError(f"duplicate class name in the vocabulary: '{word}' ({first[word]}, {name}), keep one of them")
+                raise ConfigError(
+                    f"duplicate class name in the vocabulary: '{word}' ({first[word]}, {name}), keep one of them"
+                )
         first.update(dict.fromkeys(words, str(name)))
     return [str(name) for name in names]
 
@@ -102,7 +106,8 @@ class TextEncoder:
             except (SafetensorError, KeyError):  # a damaged cache is no reason to fail: make it anew
                 pass
         texts = [prompt.format(word) for word in words for prompt in self.prompts]
-        embeds = F.normalize(self.tower.encode_text(texts), dim=-1)
+        with torch.autocast(self.tower.logit_scale.device.type, enabled=False):  # a bank outlives the step that asks
+            embeds = F.normalize(self.tower.encode_text(texts), dim=-1)
         embeds = F.normalize(embeds.unflatten(0, (len(words), len(self.prompts))).mean(dim=1), dim=-1).cpu()
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)

@@ -140,7 +140,8 @@ def complete(conversion: Conversion, own: Mapping[str, Tensor], gumbel_calls: in
             raise WeightsError(f"missing in the checkpoint: {name}; it is of another architecture or cut short")
         if tuple(state[name].shape) != tuple(value.shape):
             raise WeightsError(
-                f"shape of {released.get(name, name)}: {tuple(state[name].shape)}, the model's {name} is {tuple(value.shape)}; "
+                f"shape of {released.get(name, name)}: {tuple(state[name].shape)}, "
+                f"the model's {name} is {tuple(value.shape)}; "
                 "choose the configuration it was trained with"
             )
     extra: Iterable[str] = (name for name in state if name not in own)

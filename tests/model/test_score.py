@@ -17,8 +17,22 @@ from score.errors import ConfigError, WeightsError
 from score.model.score import SCORE
 
 CONFIGS = str(Path(score.__file__).parent.parent / "configs")
-TINY = ["model=small", "backbone=tiny", "scene=tiny", "model.dim=16", "model.queries=6", "model.network.pixel_decoder.groups=4"]
-TINY += ["model.heads=2", "rai.layers=1", "rai.feedforward=32", "rai.heads=2", "gca.heads=2", "model.network.cache=null"]
+TINY = [
+    "model=small",
+    "backbone=tiny",
+    "scene=tiny",
+    "model.dim=16",
+    "model.queries=6",
+    "model.network.pixel_decoder.groups=4",
+]
+TINY += [
+    "model.heads=2",
+    "rai.layers=1",
+    "rai.feedforward=32",
+    "rai.heads=2",
+    "gca.heads=2",
+    "model.network.cache=null",
+]
 NAMES = "model.train_names=[ship,plane,storage_tank]"
 
 
@@ -106,7 +120,9 @@ def test_order_of_words_does_not_matter(build: Callable[..., SCORE]) -> None:
     torch.testing.assert_close(first.in_logits[..., [1, 0, 2]], second.in_logits)
 
 
-@pytest.mark.parametrize(("overrides", "absent"), [(["rai=off"], "rai"), (["gca=off"], "gca"), (["rai=off", "gca=off"], "scene")])
+@pytest.mark.parametrize(
+    ("overrides", "absent"), [(["rai=off"], "rai"), (["gca=off"], "gca"), (["rai=off", "gca=off"], "scene")]
+)
 def test_off_is_absent(build: Callable[..., SCORE], overrides: list[str], absent: str) -> None:
     drop = {f"{o.split('=')[0]}." for o in overrides}
     torch.manual_seed(0)
@@ -155,6 +171,9 @@ def test_full_size_has_the_published_number_of_parameters() -> None:
     with initialize_config_dir(CONFIGS, version_base="1.3"):
         network = compose("config", [NAMES]).model.network
     with torch.device("meta"):
-        parts = [instantiate(network[name]) for name in ("pixel_decoder", "mask_decoder", "class_embedding", "classifier", "gca")]
+        parts = [
+            instantiate(network[name])
+            for name in ("pixel_decoder", "mask_decoder", "class_embedding", "classifier", "gca")
+        ]
     parts.append(instantiate(network.rai))
     assert sum(p.numel() for part in parts for p in part.parameters()) == 50_679_496

@@ -12,7 +12,6 @@ from score.errors import ConfigError
 from score.model.towers.tiny import TinyTower
 from score.model.vocabulary import TextEncoder, check, is_seen, normalise, synonyms
 
-CHANNELS = {"res2": 8, "res3": 8, "res4": 8, "res5": 8}
 PROMPTS = ["aerial view of {}.", "a photo of the {}."]
 
 
@@ -44,7 +43,7 @@ def test_bad_vocabularies(names: list[str], line: str) -> None:
 
 
 def test_bank_averages_normalised_prompts() -> None:
-    tower = TinyTower(embed_dim=16, channels=CHANNELS, seed=0)
+    tower = TinyTower(embed_dim=16, seed=0)
     bank = TextEncoder(tower, PROMPTS, None)(["ship, boat", "plane"])
     assert bank.counts == [2, 1]
     texts = tower.encode_text([prompt.format("boat") for prompt in PROMPTS])
@@ -53,7 +52,7 @@ def test_bank_averages_normalised_prompts() -> None:
 
 
 def test_bank_is_kept_on_disk_by_weights_prompts_and_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tower = TinyTower(embed_dim=16, channels=CHANNELS, seed=0)
+    tower = TinyTower(embed_dim=16, seed=0)
     first = TextEncoder(tower, PROMPTS, tmp_path)(["ship"]).embeds
     assert len(list(tmp_path.rglob("*.safetensors"))) == 1
     calls: list[int] = []
@@ -72,4 +71,4 @@ def test_bank_is_kept_on_disk_by_weights_prompts_and_names(tmp_path: Path, monke
 @pytest.mark.parametrize("prompts", [[], ["no place for a name"], ["{} and {}"]])
 def test_bad_prompts(prompts: list[str]) -> None:
     with pytest.raises(ConfigError, match="prompts"):
-        TextEncoder(TinyTower(embed_dim=16, channels=CHANNELS, seed=0), prompts, None)
+        TextEncoder(TinyTower(embed_dim=16, seed=0), prompts, None)

@@ -96,7 +96,12 @@ def _clip(case: Case, folder: Path, kind: str) -> torch.nn.Module:
         vision = {"timm_model_name": "convnext_recorded", "timm_pool": "", "timm_proj": "mlp", "image_size": 320}
     else:
         scene = sizes["scene"]
-        vision = {"layers": scene["layers"], "width": scene["width"], "patch_size": scene["patch"], "image_size": scene["res"]}
+        vision = {
+            "layers": scene["layers"],
+            "width": scene["width"],
+            "patch_size": scene["patch"],
+            "image_size": scene["res"],
+        }
         vision["head_width"] = scene["width"] // case.config["sizes_fixed"]["scene_heads"]
     config = {"embed_dim": sizes["E"], "vision_cfg": vision, "text_cfg": text}
     file = folder / f"recorded_{kind}.json"
@@ -127,7 +132,9 @@ def towers(case: Case, tmp_path_factory: pytest.TempPathFactory) -> tuple[ConvNe
     timm.models.register_model(convnext_recorded)
 
     backbone = _clip(case, folder, "backbone")
-    missing = _load(backbone, {**case.weights("backbone_visual"), **case.weights("backbone_text")}, "backbone.clip_model.")
+    missing = _load(
+        backbone, {**case.weights("backbone_visual"), **case.weights("backbone_text")}, "backbone.clip_model."
+    )
     assert not missing
     scene = _clip(case, folder, "scene")
     missing = _load(scene, case.weights("scene_visual"), "clip_rs.clip_model.")

@@ -151,7 +151,11 @@ def test_heads(model: SCORE, encoded: dict, arrays: dict[str, np.ndarray], case:
 def test_prediction(model: SCORE, case: Case, arrays: dict[str, np.ndarray]) -> None:
     inputs = case.inputs(arrays)
     prediction = model.predict(inputs)
-    compare("class_logits (model.predict)", prediction.in_logits, arrays[f"head{len(model.mask_decoder.layers)}_class_logits"])
+    compare(
+        "class_logits (model.predict)",
+        prediction.in_logits,
+        arrays[f"head{len(model.mask_decoder.layers)}_class_logits"],
+    )
     bank = model.text(model.names)
     compare("text_bank_plain", model.classifier.with_void(bank.embeds[None])[0], arrays["text_bank_plain"])
     compare("out_vocab_logits", prediction.out_logits, arrays["out_vocab_logits"][..., :-1])
@@ -160,7 +164,11 @@ def test_prediction(model: SCORE, case: Case, arrays: dict[str, np.ndarray]) -> 
         combined = Ensemble(alpha=alpha, beta=beta)(prediction.in_logits, prediction.out_logits, model.seen)
         compare(f"ensemble_logprob_pair{index}", combined, arrays[f"ensemble_logprob_pair{index}"])
     full = upsample(prediction.mask_logits.flatten(0, 1), prediction.padded, prediction.padded, prediction.padded)
-    compare("mask_logits_upsampled", full.view_as(torch.from_numpy(arrays["mask_logits_upsampled"])), arrays["mask_logits_upsampled"])
+    compare(
+        "mask_logits_upsampled",
+        full.view_as(torch.from_numpy(arrays["mask_logits_upsampled"])),
+        arrays["mask_logits_upsampled"],
+    )
 
 
 def test_out_of_vocabulary(model: SCORE, encoded: dict, arrays: dict[str, np.ndarray]) -> None:

