@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
@@ -31,11 +32,16 @@ CACHE_VARIABLE = "SCORE_CACHE"
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """One split of a dataset: paths relative to the root, and counts where they are known."""
+    """One split of a dataset: paths relative to the root, and counts where they are known.
+
+    ``part`` takes a share of the files' images, for a set without an official split: ``{seed, start, end}``, the ends
+    in 0..1 of the images in an order drawn from the seed.
+    """
 
     images: str
     annotations: str
     expected: dict[str, int] = field(default_factory=dict)  # images, instances
+    part: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +77,7 @@ class _Source:
     states_names: str  # what states the names, for messages
     expected: tuple[tuple[str, int], ...] = ()
     draw: partial[Path] | None = None  # makes the files of a synthetic split
+    part: tuple[tuple[str, Any], ...] | None = None  # the share of the images that is taken
 
 
 def read_spec(path: Path) -> Spec:
@@ -129,6 +136,7 @@ def _source(spec: Spec, split: str, root: Path | None, cache: Path, generate: Ma
         states_names=f"datasets/{spec.name}.yaml",
         expected=tuple(paths.expected.items()),
         draw=draw,
+        part=tuple(paths.part.items()) if paths.part else None,
     )
 
 
@@ -247,5 +255,15 @@ def _load(name: str, source: _Source) -> list[dict[str, Any]]:
             "image_id": image["id"],
             "annotations": annotations[image["id"]],
         }
-        for image in coco["images"]
+        for image in _part(coco["images"], source)
     ]
+
+
+def _part(images: list[dict[str, Any]], source: _Source) -> list[dict[str, Any]]:
+    """The share of the images that a split takes, in the file's order."""
+    if source.part is None:
+        return images
+    part = dict(source.part)
+    order = np.random.default_rng(part["seed"]).permutation(len(images))
+    taken = order[round(part["start"] * len(images)) : round(part["end"] * len(images))]
+    return [images[index] for index in sorted(taken.tolist())]

@@ -55,7 +55,7 @@ class View(NamedTuple):
     """How an image is looked at.
 
     Attributes:
-        size: (height, width) that it is resized to, in pixels.
+        size: (height, width) that it is resized to, in pixels, multiples of 4.
         turns: quarter turns, 0 to 3.
         flip: whether it is mirrored first.
         grow: pixels at stride 4 by which masks are too large, or too small if negative: -1, 0 or 1.
@@ -144,7 +144,8 @@ def _views(
     ratio = min(shortest / min(shape), longest / max(shape))
 
     def size(factor: float) -> tuple[int, int]:
-        return max(STRIDE, round(shape[0] * ratio * factor)), max(STRIDE, round(shape[1] * ratio * factor))
+        height, width = (max(STRIDE, MASK_STRIDE * round(x * ratio * factor / MASK_STRIDE)) for x in shape)
+        return height, width
 
     if not views:
         return [View(size(1.0))]
@@ -171,15 +172,20 @@ def pool_view(tower: LiteTower, image: Tensor, masks: Tensor, view: View) -> tup
     Returns:
         ``[N, D]`` features and ``[N]`` bool: whether the region covers any position of the dense map.
     """
-    both = torch.cat([image, masks * 255.0]).unsqueeze(0)
-    both = F.interpolate(both, size=view.size, mode="bilinear", antialias=True).clamp(0, 255)
-    if view.flip:
-        both = both.flip(-1)
-    both = both.rot90(view.turns, (-2, -1)).to(next(tower.parameters()).device)
-    mean, std = (both.new_tensor(list(v)).view(1, 3, 1, 1) for v in (tower.pixel_mean, tower.pixel_std))
-    padding = (0, -both.shape[-1] % STRIDE, 0, -both.shape[-2] % STRIDE)
-    dense = tower.pyramid(F.pad((both[:, :3] - mean) / std, padding))["dense"]
-    logits = F.avg_pool2d(F.pad(both[:, 3:], padding), MASK_STRIDE) / 255.0 - 0.5  # [1, N, H/4, W/4]
+    device = next(tower.parameters()).device
+    height, width = view.size
+    grid = (height // MASK_STRIDE, width // MASK_STRIDE)
+
+    def look(planes: Tensor, size: tuple[int, int], stride: int) -> Tensor:
+        planes = F.interpolate(planes.unsqueeze(0).to(device), size=size, mode="bilinear", antialias=True)
+        planes = (planes.flip(-1) if view.flip else planes).rot90(view.turns, (-2, -1))
+        multiple = STRIDE // stride
+        return F.pad(planes, (0, -planes.shape[-1] % multiple, 0, -planes.shape[-2] % multiple))
+
+    mean, std = (torch.tensor(list(v), device=device).view(3, 1, 1) for v in (tower.pixel_mean, tower.pixel_std))
+    normalised = (image.to(device) - mean) / std
+    dense = tower.pyramid(look(normalised, view.size, 1))["dense"]
+    logits = look(masks, grid, MASK_STRIDE) - 0.5  # [1, N, H/4, W/4]
     if view.grow > 0:
         logits = F.max_pool2d(logits, 3, 1, 1)
     elif view.grow < 0:
