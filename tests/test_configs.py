@@ -64,7 +64,7 @@ def test_every_choice_builds(file: Path) -> None:
 
 @pytest.mark.parametrize("file", [f for f in GROUPS if f.stem in CLIPS], ids=str)
 def test_every_published_tower_is_described_as_it_is(file: Path) -> None:
-    """What a config says of an open_clip tower is what the tower is; built without memory, for some have a billion bytes."""
+    """What a config says of an open_clip tower is what the tower is."""
     import open_clip
 
     from score.model.towers.open_clip import ConvNeXtTower, OpenCLIPTower, ResNetTower

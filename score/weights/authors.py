@@ -5,7 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from pickle import UnpicklingError
+from zipfile import BadZipFile, is_zipfile
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -92,6 +96,34 @@ class Conversion:
     state: dict[str, Tensor] = field(default_factory=dict)
     used: dict[str, str] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """Read a state dict: a ``.pth`` of detectron2, or an ``.npz`` of arrays under the released names.
+
+    Raises:
+        WeightsError: the file is missing, damaged, not a state dict, or would run code.
+    """
+    if not path.is_file():
+        raise WeightsError(f"checkpoint not found: {path}")
+    try:
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as file:
+                return {name: torch.from_numpy(file[name]) for name in file.files}
+        # Old files are plain pickles, which cannot be mapped; new ones need not fit in memory twice.
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
+    except UnpicklingError as error:
+        raise WeightsError(
+            f"{path} holds more than tensors, and opening it could run code; where you trust it, save its state dict "
+            "alone: torch.save({'model': state_dict}, FILE)"
+        ) from error
+    except (RuntimeError, OSError, EOFError, ValueError, BadZipFile) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise WeightsError(f"cannot read {path} ({reason}); is it cut short?") from error
+    state = content.get("model", content) if isinstance(content, dict) else content
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise WeightsError(f"{path} is not a checkpoint: no state dict of tensors, alone or under 'model'")
+    return state
 
 
 def our_name(name: str) -> str | None:

@@ -18,12 +18,23 @@ def test_every_dataset_of_the_protocol_is_registered(tmp_path: Path) -> None:
     counts = {"isaid": 15, "isaid512": 15, "nwpu": 10, "sior": 20, "sota": 18, "fast": 37}
     assert {name: len(spec.classes) for name, spec in found.items() if name in counts} == counts
     for name, spec in found.items():
-        for split in spec.splits:
+        for split, files in spec.splits.items():
             metadata = MetadataCatalog.get(f"{name}_{split}")
             assert tuple(metadata.thing_classes) == spec.classes
             assert (metadata.score_name, metadata.score_split) == (name, split)
-            assert metadata.json_file.endswith(f"{name}/{split}/instances_{split}.json")
-            assert metadata.image_root.endswith(f"{name}/{split}/images")
+            whole = "val" if files.part else split  # a part of a set lies in the whole's files
+            assert metadata.json_file.endswith(f"{name}/{whole}/instances_{whole}.json")
+            assert metadata.image_root.endswith(f"{name}/{whole}/images")
+
+
+@pytest.mark.data
+def test_folds_share_a_set_out() -> None:
+    specs.register()
+    whole, first, rest = (specs.load(f"nwpu_{split}") for split in ("val", "fold_train", "fold_val"))
+    names = [{record["file_name"] for record in part} for part in (whole, first, rest)]
+    assert (len(first), len(rest)) == (520, 130)
+    assert names[1] | names[2] == names[0] and not names[1] & names[2]
+    assert {a["category_id"] for record in rest for a in record["annotations"]} == set(range(10))
 
 
 def test_names_are_spelled_as_the_protocol_spells_them() -> None:
