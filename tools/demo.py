@@ -32,7 +32,7 @@ def main(config: DictConfig) -> None:
     save_json(trained / "evaluation" / f"{SHIFTED}_shuffled.json", shuffled)
 
     print(f"\n{summary(rows)}\n")
-    print("unseen: six classes that no training image shows, found by their names alone;")
+    print("unseen: seven classes that no training image shows, found by their names alone;")
     print("with the words dealt to one another's class, what was found by name is lost.\n")
     print(f"pictures: {(trained / 'pictures').resolve()}")
     print(f"model:    {Path(trained).resolve()}")

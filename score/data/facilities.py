@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from score.data.canvas import Colour, Frame, Point, box, disc, tint
 from score.data.shapes import COURT_COLOURS, DARK, PLANE_COLOURS, ROOF_COLOURS, WHITE, claim, pick
 
@@ -47,37 +49,28 @@ def plane(frame: Frame, span: float) -> bool:
 
 
 def helicopter(frame: Frame, length: float) -> bool:
-    """A cabin, a tail boom with its rotor, four blades over them; often on a painted pad."""
+    """A cabin, a tail boom with its rotor, four thin blades over them (no part of the mask); often on a painted pad."""
     s, rng = length, frame.canvas.rng
     cabin = disc(0.24 * s, 0.12 * s, 0, ry=0.15 * s)
     boom = [(0.0, -0.09 * s), (0.0, 0.09 * s), (-0.5 * s, 0.03 * s), (-0.5 * s, -0.03 * s)]
     fin = box(-0.52 * s, -0.13 * s, -0.44 * s, 0.13 * s)
     turn = rng.uniform(0, math.pi / 2)
-    arms = [(turn + i * math.pi / 2) for i in range(4)]
-    blades = [_spoke(0.1 * s, 0.4 * s, 0.05 * s, arm) for arm in arms]
-    if not claim(frame, "helicopter", cabin, boom, fin, *blades):
+    tips = [(0.1 * s + 0.4 * s * math.cos(turn + i), 0.4 * s * math.sin(turn + i)) for i in np.arange(4) * math.pi / 2]
+    if not claim(frame, "helicopter", cabin, boom, fin):
         return False
     if rng.random() < 0.5:
         pad = 0.58 * s
         frame.stroke([*disc(pad), (pad, 0)], WHITE, 1.1, 170)
     colour = pick(frame, (WHITE, (206, 210, 216), (52, 84, 140), (186, 60, 50), (224, 188, 70), (92, 104, 82)))
-    for blade in blades:
-        frame.shadow(blade, 3, 50)
     for part, shade in ((boom, -18), (fin, -40), (cabin, 0)):
         frame.shadow(part, 2.5, 70)
         frame.fill(part, tint(colour, shade))
     frame.fill(disc(0.1 * s, 0.25 * s, 0, ry=0.11 * s), DARK)  # windscreen
     frame.fill(disc(0.12 * s, 0.08 * s, 0, ry=0.08 * s), tint(colour, 24))
-    for blade in blades:
-        frame.fill(blade, (70, 72, 78))
+    for tip in tips:
+        frame.stroke([(0.1 * s, 0), tip], (70, 72, 78), 1.0, 150)
     frame.fill(disc(0.035 * s, 0.1 * s), DARK)
     return True
-
-
-def _spoke(x: float, length: float, width: float, angle: float) -> list[Point]:
-    """A bar from ``(x, 0)`` outwards."""
-    c, s = math.cos(angle), math.sin(angle)
-    return [(x + c * u - s * v, s * u + c * v) for u, v in box(0, -width / 2, length, width / 2)]
 
 
 # -- buildings ---------------------------------------------------------------------------------------------------------
@@ -222,6 +215,21 @@ def soccer_field(frame: Frame, length: float) -> bool:
             inner = edge - side * depth
             frame.stroke([(edge, -half), (inner, -half), (inner, half), (edge, half)], WHITE, 0.8)
         frame.fill(box(side * (h - 1) - 0.9, -3, side * (h - 1) + 0.9, 3), WHITE)
+    return True
+
+
+def football_field(frame: Frame, length: float) -> bool:
+    """A gridiron: yard lines across it from end to end, and two painted end zones."""
+    h, w = length / 2, length * 0.27
+    if not claim(frame, "football field", box(-h, -w, h, w), room=1.02):
+        return False
+    frame.fill(box(-h, -w, h, w), pick(frame, ((84, 138, 70), (70, 124, 66), (98, 146, 78))))
+    zone = pick(frame, ((150, 52, 44), (48, 70, 132), (190, 160, 60)))
+    for side in (-1, 1):
+        frame.fill(box(side * h * 0.9 - 0.1 * h, -w, side * h * 0.9 + 0.1 * h, w), zone)
+    for yard in range(-8, 9):
+        frame.stroke([(yard * h / 10, -w + 2), (yard * h / 10, w - 2)], WHITE, 0.8)
+    frame.stroke([*box(-h + 1, -w + 1, h - 1, w - 1), (-h + 1, -w + 1)], WHITE, 1.1)
     return True
 
 

@@ -265,7 +265,8 @@ def sports(site: Site) -> None:
     if with_pool:
         lido.lay("pavement", box(-32, -24, 32, 24))
     site.canvas.pave()
-    fac.soccer_field(frame.at(-across * 30, -46, rng.normal(0, 0.03)), rng.uniform(68, 84))
+    field = fac.football_field if site.novel() else fac.soccer_field
+    field(frame.at(-across * 30, -46, rng.normal(0, 0.03)), rng.uniform(68, 84))
     for y in (-26, 0, 26):
         draw = fac.basketball_court if site.novel() else fac.tennis_court
         if rng.random() < 0.8:

@@ -37,6 +37,7 @@ CONTEXT: dict[str, tuple[str, ...]] = {
     "tennis court": ("grass", "lawn", "pavement"),
     "basketball court": ("grass", "lawn", "pavement"),
     "soccer field": ("grass", "lawn"),
+    "football field": ("grass", "lawn"),
     "swimming pool": ("lawn", "pavement"),
     "house": ("lawn", "grass", "meadow", "stubble", "pavement"),
     "greenhouse": ("soil", "meadow", "crop", "stubble"),
@@ -214,10 +215,10 @@ def sailboat(frame: Frame) -> bool:
     profile = ((-0.5, 0.24), (-0.3, 0.42), (0.0, 0.5), (0.22, 0.38), (0.4, 0.17), (0.5, 0.0))
     right = [(x * length, y * width) for x, y in profile]
     hull = right + [(x, -y) for x, y in reversed(right)]
-    lee = pick(frame, (-1.0, 1.0)) * rng.uniform(0.5, 0.75) * width
+    lee = pick(frame, (-1.0, 1.0)) * rng.uniform(0.3, 0.4) * width  # close-hauled: the sails stay over the hull
     main = [(0.12 * length, 0.0), (-0.46 * length, lee), (-0.2 * length, 0.85 * lee)]
     jib = [(0.47 * length, 0.0), (0.08 * length, 0.85 * lee), (0.16 * length, 0.1 * lee)]
-    if not claim(frame, "sailboat", hull, main, jib):
+    if not claim(frame, "sailboat", hull):
         return False
     frame.shadow(hull, 1.5)
     frame.fill(hull, pick(frame, (WHITE, (44, 62, 96), (128, 48, 44))))
