@@ -10,7 +10,7 @@ from pathlib import Path
 
 import hydra
 from command import command
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 
 @command("convert")
@@ -20,7 +20,6 @@ def main(config: DictConfig) -> None:
     from score.model.towers.tiny import TinyTower
     from score.weights import authors, folder
 
-    OmegaConf.to_container(config, throw_on_missing=True) if config.checkpoint and config.output else None
     checks.check_output(Path(config.output), False, config.overwrite)
     conversion = authors.convert(authors.read_checkpoint(Path(config.checkpoint)))
     dataset, _, _ = config.data.train.rpartition("_")
@@ -40,7 +39,8 @@ def main(config: DictConfig) -> None:
     card = {"Source": f"Converted from {Path(config.checkpoint).name}, trained on {config.data.train}."}
     for name, group in (("backbone", config.backbone), ("scene", config.scene)):
         if name in towers:
-            towers[name].identity = f"{group.tower.get('file', 'see config.yaml')} of {group.tower.get('repository', '')}"
+            file, repository = (group.tower.get(key, "?") for key in ("file", "repository"))
+            towers[name].identity = f"{file} of {repository}"
     folder.save(Path(config.output), model, config, card)
     print(f"model folder: {config.output}")
 

@@ -82,7 +82,13 @@ def test_the_command_as_typed_and_ctrl_c(place: Path) -> None:
     command = [sys.executable, str(TOOLS / "train.py"), *SETTINGS, "output=run", "optim.iterations=100000"]
     command += ["optim.checkpoint_period=2", "data.test=[]"]
     with subprocess.Popen(
-        command, cwd=place, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command,
+        cwd=place,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # A shell starts background jobs with the signal ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         deadline = time.monotonic() + 120
         while not (place / "run" / "checkpoints" / "last_checkpoint").exists() and time.monotonic() < deadline:
