@@ -143,11 +143,10 @@ def towers(case: Case, tmp_path_factory: pytest.TempPathFactory) -> tuple[ConvNe
     return ConvNeXtTower(backbone, tokenizer, "recorded"), ViTTower(scene, tokenizer, "recorded")
 
 
-@pytest.fixture
-def model(case: Case, towers: tuple[ConvNeXtTower, ViTTower]) -> SCORE:
-    """SCORE of the published configuration with the recorded sizes, its trainable weights converted."""
+def size_overrides(case: Case) -> list[str]:
+    """The published configuration at the recorded sizes."""
     sizes = case.config["sizes"]
-    overrides = [
+    return [
         f"model.dim={sizes['hidden']}",
         f"model.queries={sizes['queries']}",
         f"model.decoder_layers={sizes['dec_layers'] - 1}",
@@ -159,8 +158,13 @@ def model(case: Case, towers: tuple[ConvNeXtTower, ViTTower]) -> SCORE:
         f"backbone.embed_dim={sizes['E']}",
         "backbone.channels={" + ",".join(f"res{i + 2}:{c}" for i, c in enumerate(sizes["dims"])) + "}",
         "rai.dropout=0",
-        f"model.train_names={[str(name) for name in case.config['train_vocabulary']]}",
     ]
+
+
+@pytest.fixture
+def model(case: Case, towers: tuple[ConvNeXtTower, ViTTower]) -> SCORE:
+    """SCORE of the published configuration with the recorded sizes, its trainable weights converted."""
+    overrides = [*size_overrides(case), f"model.train_names={[str(n) for n in case.config['train_vocabulary']]}"]
     with initialize_config_dir(str(Path(score.__file__).parent.parent / "configs"), version_base="1.3"):
         config = compose("config", overrides)
     assert list(config.vocabulary.prompts) == case.config["prompts"]
