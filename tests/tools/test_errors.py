@@ -188,7 +188,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(case: str, place: Path, call: 
     outcome = call(*command)
     assert outcome.code == 2, outcome
     [line] = outcome.err.splitlines()
-    print(f"{case}: {line}")  # pytest -rP shows the whole table
+    print(f"{case}: {line}")  # noqa: T201 - pytest -rP shows the whole table
     assert line.startswith("error: ")
     for words in expected:
         assert words in line
