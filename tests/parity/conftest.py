@@ -26,7 +26,7 @@ from score.model.towers.open_clip import ConvNeXtTower
 from score.model.towers.scene import ViTTower
 from score.weights.authors import complete, convert
 
-FOLDER = os.environ.get("SCORE_PARITY_DIR")
+FOLDER = os.environ.get("SCORE_PARITY_DIR") and str(Path(os.environ["SCORE_PARITY_DIR"]).resolve())
 ROWS: list[tuple[str, str, float, float, str]] = []
 
 
@@ -88,7 +88,7 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def _clip(case: Case, folder: Path, kind: str) -> torch.nn.Module:
+def _clip(case: Case, folder: Path, kind: str, precision: str = "fp32") -> torch.nn.Module:
     """An open_clip model of the recorded size."""
     sizes = case.config["sizes"]
     text = {"context_length": 77, "vocab_size": 49408, **sizes["text"]}
@@ -107,7 +107,7 @@ def _clip(case: Case, folder: Path, kind: str) -> torch.nn.Module:
     file = folder / f"recorded_{kind}.json"
     file.write_text(json.dumps(config))
     open_clip.add_model_config(file)
-    return open_clip.create_model(f"recorded_{kind}", force_quick_gelu=kind == "scene")
+    return open_clip.create_model(f"recorded_{kind}", force_quick_gelu=kind == "scene", precision=precision)
 
 
 def _load(clip: torch.nn.Module, state: dict[str, torch.Tensor], prefix: str) -> set[str]:
@@ -141,6 +141,14 @@ def towers(case: Case, tmp_path_factory: pytest.TempPathFactory) -> tuple[ConvNe
     assert not any(name.startswith("visual.") for name in missing)
     tokenizer = open_clip.get_tokenizer("ViT-B-32")
     return ConvNeXtTower(backbone, tokenizer, "recorded"), ViTTower(scene, tokenizer, "recorded")
+
+
+@pytest.fixture(scope="session")
+def half_scene(case: Case, towers: tuple, tmp_path_factory: pytest.TempPathFactory) -> ViTTower:
+    """The scene tower in half precision, as the released pipeline runs it."""
+    clip = _clip(case, tmp_path_factory.mktemp("half"), "scene", "fp16")
+    _load(clip, case.weights("scene_visual"), "clip_rs.clip_model.")
+    return ViTTower(clip, open_clip.get_tokenizer("ViT-B-32"), "recorded")
 
 
 def size_overrides(case: Case) -> list[str]:

@@ -18,6 +18,7 @@ from score.errors import ConfigError, WeightsError
 from score.files import sha256
 from score.model.towers.base import Scene, Tower, pool_regions, resize
 
+HUB = "https://huggingface.co/"  # what is published there may be in the hub's local cache
 TEXT_PARTS = (
     "transformer",
     "token_embedding",
@@ -185,12 +186,13 @@ def find_weights(file: str, repository: str, folder: str | Path | None) -> Path:
     """
     if folder is not None and (Path(folder) / Path(file).name).is_file():
         return Path(folder) / Path(file).name
-    cached = try_to_load_from_cache(repository, file)
-    if isinstance(cached, str):
-        return Path(cached)
+    if repository.startswith(HUB):
+        cached = try_to_load_from_cache(repository.removeprefix(HUB), file)
+        if isinstance(cached, str):
+            return Path(cached)
     place = folder if folder is not None else "a folder, and set SCORE_WEIGHTS to it"
     raise WeightsError(
-        f"weights not found: {Path(file).name}, published as {file} of {repository} on the Hugging Face hub; "
+        f"weights not found: {Path(file).name}, published as {file} of {repository}; "
         f"put it in {place}, or name it with backbone.tower.weights=FILE or scene.tower.weights=FILE"
     )
 
@@ -210,7 +212,7 @@ def open_clip_tower(
     Args:
         architecture: open_clip's name of it.
         weights: ``published`` (find ``file``), ``random``, or the path of a checkpoint.
-        file, repository: where the published weights are on the hub.
+        file, repository: the published weights, and the address of where they are published.
         folder: where they are looked for first.
         quick_gelu: the activation the weights were trained with.
         precision: ``fp32``, ``fp16`` or ``bf16``, of convolutions, linear layers and attention.

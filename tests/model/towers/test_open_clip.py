@@ -110,7 +110,7 @@ def test_weights_from_a_file_and_who_they_are(tmp_path: Path) -> None:
 
 def test_missing_weights_say_where_to_get_them(tmp_path: Path) -> None:
     with pytest.raises(
-        WeightsError, match=r"weights not found: tiny.pt, published as sub/tiny.pt of nobody/tiny .*put it in"
+        WeightsError, match=r"weights not found: tiny.pt, published as sub/tiny.pt of nobody/tiny; put it in"
     ):
         find_weights("sub/tiny.pt", "nobody/tiny", tmp_path)
     with pytest.raises(WeightsError, match="SCORE_WEIGHTS"):
