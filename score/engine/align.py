@@ -304,7 +304,7 @@ def run(settings: Mapping[str, Any], device: torch.device, made_by: str) -> dict
     """Learn a projection, measure it, write its file: what ``tools/align.py`` does.
 
     Args:
-        settings: as in ``configs/commands/align.yaml``.
+        settings: as in ``configs/align.yaml``.
         device: of the tower.
         made_by: the command, for the file's metadata.
 

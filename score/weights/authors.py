@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
@@ -176,7 +176,9 @@ def complete(conversion: Conversion, own: Mapping[str, Tensor], gumbel_calls: in
                 f"the model's {name} is {tuple(value.shape)}; "
                 "choose the configuration it was trained with"
             )
-    extra: Iterable[str] = (name for name in state if name not in own)
-    for name in extra:
-        raise WeightsError(f"not in the model: {released[name]} ({name}); choose the configuration it was trained with")
+    for name in state:
+        if name not in own:
+            raise WeightsError(
+                f"not in the model: {released[name]} ({name}); choose the configuration it was trained with"
+            )
     return {name: state[name].to(value.dtype) for name, value in own.items()}
