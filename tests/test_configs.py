@@ -20,17 +20,10 @@ CONFIGS = Path(score.__file__).parent.parent / "configs"
 # A group's files are tried one at a time on the smallest model that takes them.
 TINY = ["backbone=tiny", "scene=tiny", "model.train_names=[ship,plane]", "paths.cache=null"]
 GROUPS = sorted(
-    p.relative_to(CONFIGS) for p in CONFIGS.glob("*/*.yaml") if p.parent.name not in ("commands", "experiment")
+    p.relative_to(CONFIGS) for p in CONFIGS.glob("*/*.yaml") if p.parent.name not in ("commands", "experiment", "tower")
 )
 EXPERIMENTS = sorted(p.stem for p in (CONFIGS / "experiment").glob("*.yaml"))
-CLIPS = (
-    "convnext_large",
-    "remoteclip_vitl14",
-    "remoteclip_vitb32",
-    "remoteclip_rn50",
-    "georsclip_vitl14",
-    "skyclip_vitl14",
-)
+CLIPS = {p.stem for p in (CONFIGS / "tower").glob("*.yaml")}
 
 
 def composed(name: str, overrides: list[str], folder: Path = CONFIGS) -> DictConfig:

@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import hydra
@@ -26,11 +26,15 @@ warnings.filterwarnings("ignore", message=r"`torch\.(jit|cuda\.amp)\.", category
 TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
-def command(config: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+def command(config: str, words: Sequence[str] = ()) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
     """Turn ``main(config)`` into a command that reads its settings from ``configs/<config>.yaml`` and the command line.
 
     What the input is to blame for (:class:`ScoreError`, a bad override, a file that cannot be opened) becomes one line
     ``error: what, where, what to do`` on stderr and exit code 2. ``HYDRA_FULL_ERROR=1`` shows the traceback instead.
+
+    Args:
+        config: its path under ``configs``, without suffix.
+        words: keys that leading arguments without a key set in turn: with ``("action",)``, ``list`` is ``action=list``.
     """
     folder, name = (CONFIGS / config).parent, Path(config).name
 
@@ -45,6 +49,10 @@ def command(config: str) -> Callable[[Callable[[DictConfig], None]], Callable[[]
         @functools.wraps(main)
         def guarded() -> None:
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would otherwise print and exit on
+            for place, key in enumerate(words, start=1):
+                if place == len(sys.argv) or not re.fullmatch(r"\w+", sys.argv[place]):
+                    break
+                sys.argv[place] = f"{key}={sys.argv[place]}"
             with _one_line_errors(folder, name):
                 run()
 

@@ -39,8 +39,8 @@ def main(config: DictConfig) -> None:
     card = {"Source": f"Converted from {Path(config.checkpoint).name}, trained on {config.data.train}."}
     for name, group in (("backbone", config.backbone), ("scene", config.scene)):
         if name in towers:
-            file, repository = (group.tower.get(key, "?") for key in ("file", "repository"))
-            towers[name].identity = f"{file} of {repository}"
+            published = group.tower.get("published", {})
+            towers[name].identity = f"{published.get('file', '?')} of {published.get('repository', '?')}"
     folder.save(Path(config.output), model, config, card)
     print(f"model folder: {config.output}")
 

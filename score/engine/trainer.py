@@ -30,6 +30,7 @@ from score.errors import ConfigError, DataError, ScoreError
 from score.evaluation.table import save_json, table
 from score.model.score import SCORE
 from score.weights import folder as model_folder
+from score.weights.initial import initialise
 
 logger = logging.getLogger(__name__)
 
@@ -82,10 +83,13 @@ def run(config: DictConfig, command: str) -> None:
 
     runtime.seed_everything(config.seed)
     model = model_folder.build(config.model.network).to(device)
+    started = initialise(model, Path(config.init).expanduser()) if config.init and not state else None
     model.text(model.train_names)  # the text bank in full precision, before any autocast
     session = Session(config, model, data, tests, device, state)
     if comm.is_main_process():
         logger.info(progress.describe(model, data, tests, session.settings()))
+        if started:
+            logger.info(f"start       {started}")
         if config.overwrite and not config.resume:
             checks.clear(output)
         model_folder.save_config(output, config)
@@ -240,6 +244,7 @@ class Session:
         facts = [
             f"data: {data.name}, {data.annotated:,} images with {data.instances:,} instances{_licence(data)}",
             f"command: `{command}`",
+            f"started from: {self.config.init or 'random weights'}",
             f"schedule: {optim.iterations:,} iterations of {optim.batch_size} images",
             f"seed: {self.config.seed}",
             f"versions: {versions}",

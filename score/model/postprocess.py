@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -42,6 +41,23 @@ def encode_rle(masks: Tensor) -> list[dict]:
     return [{"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")} for rle in rles]
 
 
+def best_pairs(log_probability: Tensor, top_k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The most probable of all ``Q x C`` pairs of ``[Q, C + 1]``: class probability, query and class, best first."""
+    probability = log_probability.softmax(-1)[:, :-1]
+    classes = probability.shape[1]
+    scores, pairs = probability.flatten().topk(min(top_k, probability.numel()))
+    return scores, pairs // classes, pairs % classes
+
+
+def regions(
+    mask_logits: Tensor, padded: tuple[int, int], image: tuple[int, int], output: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """Masks ``[K, H, W]`` bool at the output size, and the mean probability inside each, ``[K]``."""
+    maps = upsample(mask_logits.float(), padded, image, output)
+    inside = maps > 0
+    return inside, (maps.sigmoid() * inside).flatten(1).sum(1) / (inside.flatten(1).sum(1) + 1e-6)
+
+
 class InstanceSelection:
     """The best query-class pairs of an image, with masks.
 
@@ -74,16 +90,13 @@ class InstanceSelection:
             ``scores`` (class probability times mean mask probability), ``pred_classes``, ``pred_boxes``, ``query``
             (which query each came from), and the masks; best class probability first.
         """
-        probability = log_probability.softmax(-1)[:, :-1]
-        classes = probability.shape[1]
-        scores, pairs = probability.flatten().topk(min(self.top_k, probability.numel()))
-        query, label = pairs // classes, pairs % classes
+        scores, query, label = best_pairs(log_probability, self.top_k)
         distinct, place = query.unique(return_inverse=True)
 
         quality, boxes, bits, rles = [], [], [], []
-        for maps in self._chunks(mask_logits[distinct], padded, image, output):
-            inside = maps > 0
-            quality.append((maps.sigmoid() * inside).flatten(1).sum(1) / (inside.flatten(1).sum(1) + 1e-6))
+        for part in mask_logits[distinct].split(self.chunk):
+            inside, confidence = regions(part, padded, image, output)
+            quality.append(confidence)
             boxes.append(tight_boxes(inside))
             if self.masks == "rle":
                 rles.extend(encode_rle(inside))
@@ -99,10 +112,6 @@ class InstanceSelection:
         else:
             result.pred_masks = torch.cat(bits)[place]
         return result
-
-    def _chunks(self, mask_logits: Tensor, *sizes: tuple[int, int]) -> Iterator[Tensor]:
-        for part in mask_logits.split(self.chunk):
-            yield upsample(part.float(), *sizes)
 
 
 def semantic_map(

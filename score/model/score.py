@@ -33,6 +33,9 @@ class Prediction(NamedTuple):
         mask_logits: ``[B, Q, H/4, W/4]``.
         padded: ``(H, W)`` of the padded input.
         sizes: ``(height, width)`` of each image within it.
+        class_embed: ``[B, Q, E]``, what ``in_logits`` compares with words.
+        region_embed: ``[B, Q, E]``, what ``out_logits`` compares with words.
+        scene_embed: ``[B, E]`` of the whole image, None without a scene tower.
     """
 
     in_logits: Tensor
@@ -40,6 +43,9 @@ class Prediction(NamedTuple):
     mask_logits: Tensor
     padded: tuple[int, int]
     sizes: list[tuple[int, int]]
+    class_embed: Tensor
+    region_embed: Tensor
+    scene_embed: Tensor | None
 
 
 @META_ARCH_REGISTRY.register()
@@ -158,41 +164,49 @@ class SCORE(nn.Module):
                 images = (images * self.backbone_std + self.backbone_mean - self.scene_mean) / self.scene_std
             return pyramid, self.scene.encode_scene(images)
 
-    def _adapted(self, bank: Tensor, scene: Scene | None, batch: int) -> Tensor:
-        """The text bank as each image's scene changes it, ``[B, S, E]``."""
-        if self.gca is None or scene is None:
-            return bank.expand(batch, -1, -1)
-        return self.gca(bank, scene.embed)
+    def classify(self, class_embed: Tensor, region_embed: Tensor, scene_embed: Tensor | None) -> tuple[Tensor, Tensor]:
+        """``in_logits`` and ``out_logits`` for the current vocabulary, of the embeddings of a :class:`Prediction`."""
+        text = self._bank(self.names)
+        bank = self._adapted(text.embeds, scene_embed, len(class_embed))
+        in_logits = self.classifier(class_embed, bank, text.counts)
+        return in_logits, similarity(region_embed, text.embeds, text.counts, self.backbone.logit_scale)
 
-    def _class_logits(self, head: Head, pixels: Pixels, scene: Scene | None, bank: Tensor, counts: list[int]) -> Tensor:
-        """In-vocabulary logits of one head, ``[B, Q, C + 1]``."""
+    def _adapted(self, bank: Tensor, scene_embed: Tensor | None, batch: int) -> Tensor:
+        """The text bank as each image's scene changes it, ``[B, S, E]``."""
+        if self.gca is None or scene_embed is None:
+            return bank.expand(batch, -1, -1)
+        return self.gca(bank, scene_embed)
+
+    def _class_embed(self, head: Head, pixels: Pixels, scene: Scene | None) -> Tensor:
+        """What one head's queries are compared with words by, ``[B, Q, E]``."""
         embed = self.class_embedding(head, pixels.mask_features)
         if self.rai is not None and scene is not None:
             embed = self.rai(embed, head.mask_logits, scene.patches)
-        return self.classifier(embed, bank, counts)
+        return embed
 
     def _losses(self, images: ImageList, inputs: list[dict]) -> dict[str, Tensor]:
         pyramid, scene = self._encode(images.tensor)
         text = self._bank(self.train_names)
-        bank = self._adapted(text.embeds, scene, len(inputs))
+        bank = self._adapted(text.embeds, scene.embed if scene else None, len(inputs))
         pixels = self.pixel_decoder(pyramid)
         heads = self.mask_decoder(pixels.multiscale, pixels.mask_features, every_head=True)
-        logits = [self._class_logits(head, pixels, scene, bank, text.counts) for head in heads]
+        logits = [self.classifier(self._class_embed(head, pixels, scene), bank, text.counts) for head in heads]
         targets = [self._target(item, images.tensor.shape[-2:]) for item in inputs]
         return self.criterion([(c, head.mask_logits) for c, head in zip(logits, heads, strict=True)], targets)
 
     def _predict(self, images: ImageList) -> Prediction:
         pyramid, scene = self._encode(images.tensor)
-        text = self._bank(self.names)
-        bank = self._adapted(text.embeds, scene, len(images.tensor))
         pixels = self.pixel_decoder(pyramid)
         (head,) = self.mask_decoder(pixels.multiscale, pixels.mask_features, every_head=False)
-        in_logits = self._class_logits(head, pixels, scene, bank, text.counts)
         dense = pyramid["dense"]
-        regions = self.backbone.embed_regions(dense, resize(head.mask_logits, dense.shape[-2:]))
-        out_logits = similarity(regions, text.embeds, text.counts, self.backbone.logit_scale)
+        embeds = (
+            self._class_embed(head, pixels, scene),
+            self.backbone.embed_regions(dense, resize(head.mask_logits, dense.shape[-2:])),
+            scene.embed if scene else None,
+        )
         padded = (images.tensor.shape[-2], images.tensor.shape[-1])
-        return Prediction(in_logits, out_logits, head.mask_logits, padded, [tuple(s) for s in images.image_sizes])
+        sizes = [tuple(size) for size in images.image_sizes]
+        return Prediction(*self.classify(*embeds), head.mask_logits, padded, sizes, *embeds)
 
     def _bank(self, names: Sequence[str]) -> TextBank:
         bank = self.text(names)

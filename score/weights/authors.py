@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from score.errors import WeightsError
+from score.weights.pickled import read_arrays
 
 D = r"(\d+)"
 LEVELS = ("res5", "res4", "res3")
@@ -57,7 +58,7 @@ TRAINABLE: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
     (rf"sem_seg_head\.predictor\.transformer_ffn_layers\.{D}\.norm\.(\w+)", r"mask_decoder.layers.\1.ffn_norm.\2"),
     (rf"sem_seg_head\.predictor\.transformer_ffn_layers\.{D}\.(linear\d\.\w+)", r"mask_decoder.layers.\1.\2"),
     (r"sem_seg_head\.predictor\.decoder_norm\.(\w+)", r"mask_decoder.norm.\1"),
-    (r"sem_seg_head\.predictor\.query_feat\.weight", "mask_decoder.query_feat.weight"),
+    (r"sem_seg_head\.predictor\.(?:query_feat|static_query)\.weight", "mask_decoder.query_feat.weight"),
     (r"sem_seg_head\.predictor\.query_embed\.weight", "mask_decoder.query_pos.weight"),
     (r"sem_seg_head\.predictor\.level_embed\.weight", "mask_decoder.level_embed.weight"),
     (rf"sem_seg_head\.predictor\.mask_embed\.layers\.{D}\.(\w+)", _mlp("mask_decoder.mask_embed")),
@@ -74,8 +75,10 @@ TRAINABLE: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
 # Frozen towers and fixed buffers: what they are, and why they are left out.
 LEFT: list[tuple[str, str]] = [
     (r"backbone\.clip_model\..+", "frozen backbone tower, loaded from its own file"),
+    (r"backbone\..+", "backbone of Mask2Former, in whose place the frozen tower stands"),
     (r"clip_rs\.clip_model\.visual\..+", "frozen scene tower, loaded from its own file"),
     (r"clip_rs\.clip_model\..+", "text half of the scene tower, never used"),
+    (r"sem_seg_head\.predictor\.class_embed\.(weight|bias)", "classifier of a closed list of classes"),
     (r"criterion\.empty_weight", "class weights of the loss, set by the configuration"),
     (r"pixel_(mean|std)", "pixel statistics, set by the tower"),
 ]
@@ -99,7 +102,7 @@ class Conversion:
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """Read a state dict: a ``.pth`` of detectron2, or an ``.npz`` of arrays under the released names.
+    """Read a state dict: a ``.pth`` or ``.pkl`` of detectron2, or an ``.npz`` of arrays under the released names.
 
     Raises:
         WeightsError: the file is missing, damaged, not a state dict, or would run code.
@@ -110,14 +113,18 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as file:
                 return {name: torch.from_numpy(file[name]) for name in file.files}
-        # Old files are plain pickles, which cannot be mapped; new ones need not fit in memory twice.
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
+        if path.suffix == ".pkl":
+            content = read_arrays(path)
+        else:  # old files cannot be mapped; new ones need not fit in memory twice
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path))
     except UnpicklingError as error:
+        if "truncated" in str(error):
+            raise WeightsError(f"cannot read {path} ({error}); is it cut short?") from error
         raise WeightsError(
             f"{path} holds more than tensors, and opening it could run code; where you trust it, save its state dict "
             "alone: torch.save({'model': state_dict}, FILE)"
         ) from error
-    except (RuntimeError, OSError, EOFError, ValueError, BadZipFile) as error:
+    except (RuntimeError, OSError, EOFError, ValueError, LookupError, BadZipFile) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0][:200]
         raise WeightsError(f"cannot read {path} ({reason}); is it cut short?") from error
     state = content.get("model", content) if isinstance(content, dict) else content

@@ -45,14 +45,20 @@ def save(folder: Path, model: SCORE, config: DictConfig, card: Mapping[str, str]
 
 
 def save_config(folder: Path, config: DictConfig) -> None:
-    """Write ``config.yaml``, every reference resolved but those to ``paths``: folders are for each machine to say."""
+    """Write ``config.yaml``, every reference resolved but those to what each machine has: ``paths`` and ``weights``."""
     plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=False))
-    paths = plain.get("paths", {})
-    kept = {str(key): rf"\${{paths.{key}}}" for key in paths}  # resolves to the reference, as text
-    resolved = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.create({**plain, "paths": kept}), resolve=True))
-    resolved["paths"] = paths
-    text = yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True)
+    own = {key: plain[key] for key in ("paths", "weights") if key in plain}
+    kept = {key: _reference(key, value) for key, value in own.items()}
+    resolved = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.create({**plain, **kept}), resolve=True))
+    text = yaml.safe_dump({**resolved, **own}, sort_keys=False, allow_unicode=True)
     write_whole(folder / CONFIG, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def _reference(key: str, value: Any) -> Any:
+    """What resolves to a reference to ``key``, as text."""
+    if isinstance(value, dict):
+        return {name: _reference(f"{key}.{name}", item) for name, item in value.items()}
+    return rf"\${{{key}}}"
 
 
 def save_card(folder: Path, model: SCORE, config: DictConfig, card: Mapping[str, str]) -> None:
@@ -95,7 +101,7 @@ def load(
     vocabulary = _read_yaml(folder / VOCABULARY)
     if not {"names", "prompts"} <= vocabulary.keys():
         raise WeightsError(f"cannot read {folder / VOCABULARY} (names or prompts are missing); is it damaged?")
-    state = _read_weights(folder / WEIGHTS)
+    state = read_weights(folder / WEIGHTS)
     network = config.model.network
     network.train_names, network.prompts = vocabulary["names"], vocabulary["prompts"]
     _check_targets(folder, network)
@@ -144,7 +150,12 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read_weights(path: Path) -> dict[str, torch.Tensor]:
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Read ``model.safetensors``.
+
+    Raises:
+        WeightsError: it is missing or damaged.
+    """
     _check_there(path)
     try:
         return load_file(path)

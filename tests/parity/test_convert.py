@@ -37,6 +37,24 @@ def test_a_released_checkpoint_becomes_a_model_folder(
     assert "storage_tank" in (tmp_path / "model" / "vocabulary.yaml").read_text()
 
 
+def test_an_fc_clip_checkpoint_becomes_a_model_without_context(
+    case: Case,
+    call: Call,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    context = ("gca.", "sem_seg_head.predictor.transformer.", "sem_seg_head.predictor.kernel_size_logits")
+    context = (*context, "sem_seg_head.predictor.learnable_weight")  # what SCORE adds to FC-CLIP
+    weights = {name: value for name, value in case.weights("trainable").items() if not name.startswith(context)}
+    torch.save({"model": weights}, tmp_path / "fcclip.pth")
+    off = [f"{group}=off" for group in ("rai", "gca", "scene")]
+    sizes = [size for size in size_overrides(case) if not size.startswith(("rai", "gca", "scene"))]
+    outcome = call("convert", "checkpoint=fcclip.pth", "output=model", *off, *sizes)
+    assert outcome.code == 0, outcome.err
+    assert set(load_file(tmp_path / "model" / "model.safetensors")) == {our_name(name) for name in weights}
+    refused = call("convert", "checkpoint=fcclip.pth", "output=other", *size_overrides(case))
+    assert refused.code == 2 and "missing in the checkpoint: rai." in refused.err
+
+
 @pytest.mark.parametrize(
     ("change", "line"),
     [

@@ -35,7 +35,7 @@ def encoded(model: SCORE, case: Case, arrays: dict[str, np.ndarray]) -> dict:
     with torch.no_grad():
         images = model._images(case.inputs(arrays))
         pyramid, scene = model._encode(images.tensor)
-        bank = model._adapted(model.text(model.names).embeds, scene, 2)
+        bank = model._adapted(model.text(model.names).embeds, scene.embed, 2)
         pixels = model.pixel_decoder(pyramid)
         heads = model.mask_decoder(pixels.multiscale, pixels.mask_features, every_head=True)
     return {"images": images, "pyramid": pyramid, "scene": scene, "bank": bank, "pixels": pixels, "heads": heads}

@@ -78,10 +78,15 @@ def test_reading(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "cut.pth").write_bytes(whole[: len(whole) // 2])
     torch.save({"model": {"x": Malicious()}}, tmp_path / "malicious.pth")
     (tmp_path / "malicious.pkl").write_bytes(pickle.dumps({"model": Malicious()}))
+    arrays = pickle.dumps({"model": {"void_embedding.weight": np.ones((1, 4), np.float32)}, "__author__": "somebody"})
+    (tmp_path / "detectron2.pkl").write_bytes(arrays)
+    assert torch.equal(read_checkpoint(tmp_path / "detectron2.pkl")["void_embedding.weight"], torch.ones(1, 4))
+    (tmp_path / "cut.pkl").write_bytes(arrays[: len(arrays) // 2])
     torch.save([1, 2], tmp_path / "list.pth")
     for name, line in (
         ("nowhere.pth", "checkpoint not found"),
         ("cut.pth", "cut short"),
+        ("cut.pkl", "cut short"),
         ("malicious.pth", "could run code"),
         ("malicious.pkl", "could run code"),
         ("list.pth", "is not a checkpoint"),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
@@ -178,12 +179,17 @@ class ResNetTower(OpenCLIPTower):
         return Scene(F.normalize(embed.float(), dim=-1), patches.float())
 
 
-def find_weights(file: str, repository: str, folder: str | Path | None) -> Path:
+def find_weights(published: Mapping[str, Any], folder: str | Path | None) -> Path:
     """Find a published weight file: in ``folder``, else in the hub's local cache; nothing is downloaded.
+
+    Args:
+        published: ``file``, and ``repository``, the address of where it is published.
+        folder: where ``tools/weights.py`` puts files, or None.
 
     Raises:
         WeightsError: naming the file, where it is published, and where to put it.
     """
+    file, repository = published["file"], published["repository"]
     if folder is not None and (Path(folder) / Path(file).name).is_file():
         return Path(folder) / Path(file).name
     if repository.startswith(HUB):
@@ -192,7 +198,7 @@ def find_weights(file: str, repository: str, folder: str | Path | None) -> Path:
             return Path(cached)
     place = folder if folder is not None else "a folder, and set SCORE_WEIGHTS to it"
     raise WeightsError(
-        f"weights not found: {Path(file).name}, published as {file} of {repository}; "
+        f"weights not found: {Path(file).name}, published as {file} of {repository}; fetch it with tools/weights.py, "
         f"put it in {place}, or name it with backbone.tower.weights=FILE or scene.tower.weights=FILE"
     )
 
@@ -201,8 +207,7 @@ def open_clip_tower(
     *,
     architecture: str,
     weights: str,
-    file: str,
-    repository: str,
+    published: Mapping[str, Any],
     folder: str | None = None,
     quick_gelu: bool = False,
     precision: str = "fp32",
@@ -211,8 +216,8 @@ def open_clip_tower(
 
     Args:
         architecture: open_clip's name of it.
-        weights: ``published`` (find ``file``), ``random``, or the path of a checkpoint.
-        file, repository: the published weights, and the address of where they are published.
+        weights: ``published``, ``random``, or the path of a checkpoint.
+        published: the published weights, as :func:`find_weights` takes them.
         folder: where they are looked for first.
         quick_gelu: the activation the weights were trained with.
         precision: ``fp32``, ``fp16`` or ``bf16``, of convolutions, linear layers and attention.
@@ -228,7 +233,7 @@ def open_clip_tower(
     if weights == "random":
         path = None
     elif weights == "published":
-        path = find_weights(file, repository, folder)
+        path = find_weights(published, folder)
     else:
         path = Path(os.path.expanduser(weights))
         if not path.is_file():

@@ -19,6 +19,7 @@ VISION = {
     "resnet": {"layers": [1, 1, 1, 1], "width": 8, "image_size": 64, "head_width": 32},
     "vit": {"layers": 2, "width": 64, "patch_size": 16, "image_size": 64, "head_width": 32},
 }
+PUBLISHED = {"file": "sub/tiny.pt", "repository": "nobody/tiny"}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -32,9 +33,7 @@ def _architectures(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 def build(name: str, weights: str = "random", **options: object) -> OpenCLIPTower:
     torch.manual_seed(0)
-    return open_clip_tower(
-        architecture=f"tiny_{name}", weights=weights, file="tiny.pt", repository="nobody/tiny", **options
-    )
+    return open_clip_tower(architecture=f"tiny_{name}", weights=weights, published=PUBLISHED, **options)
 
 
 @pytest.mark.parametrize("name", VISION)
@@ -110,11 +109,12 @@ def test_weights_from_a_file_and_who_they_are(tmp_path: Path) -> None:
 
 def test_missing_weights_say_where_to_get_them(tmp_path: Path) -> None:
     with pytest.raises(
-        WeightsError, match=r"weights not found: tiny.pt, published as sub/tiny.pt of nobody/tiny; put it in"
+        WeightsError,
+        match="weights not found: tiny.pt, published as sub/tiny.pt of nobody/tiny; fetch it",
     ):
-        find_weights("sub/tiny.pt", "nobody/tiny", tmp_path)
+        find_weights(PUBLISHED, tmp_path)
     with pytest.raises(WeightsError, match="SCORE_WEIGHTS"):
-        find_weights("sub/tiny.pt", "nobody/tiny", None)
+        find_weights(PUBLISHED, None)
     with pytest.raises(WeightsError, match="weights not found: .*nowhere.pt"):
         build("vit", str(tmp_path / "nowhere.pt"))
 
