@@ -30,6 +30,15 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
         raise OutputError(f"cannot write {path} ({reason}); free some space or choose another output") from error
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8, whole or not at all.
+
+    Raises:
+        OutputError: no space, or no right to write.
+    """
+    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
 def sha256(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal."""
     digest = hashlib.sha256()

@@ -89,14 +89,12 @@ def train_loader(name: str, mapper: Mapper, batch_size: int, workers: int, seed:
     )
 
 
-def test_loader(name: str, mapper: Mapper, workers: int, limit: int | None = None) -> DataLoader:
-    """A loader of single images in the dataset's order.
+def test_records(name: str, limit: int | None = None) -> list[dict[str, Any]]:
+    """A registered dataset's records in its order.
 
     Args:
         name: a registered dataset.
-        mapper: such as :class:`score.data.mapper.TestMapper`.
-        workers: processes that read images, 0 for none beside this one.
-        limit: only so many images, evenly spread over the dataset, for files are often sorted by what they show.
+        limit: only so many, evenly spread over the dataset, for files are often sorted by what they show.
 
     Raises:
         DataError: the dataset cannot be used.
@@ -106,5 +104,16 @@ def test_loader(name: str, mapper: Mapper, workers: int, limit: int | None = Non
         if limit < 1:
             raise DataError(f"{name}: a limit of {limit} images leaves none; ask for at least 1")
         records = [records[i * len(records) // limit] for i in range(limit)]
+    return records
+
+
+def test_loader(records: list[dict[str, Any]], mapper: Mapper, workers: int) -> DataLoader:
+    """A loader of single images in the order of their records.
+
+    Args:
+        records: such as :func:`test_records` gives.
+        mapper: such as :class:`score.data.mapper.TestMapper`.
+        workers: processes that read images, 0 for none beside this one.
+    """
     loader: DataLoader = build_detection_test_loader(records, mapper=mapper, num_workers=workers)
     return loader

@@ -1,7 +1,8 @@
 """Datasets by name: ``datasets/*.yaml`` to detectron2's catalogs, one's own COCO JSON beside them.
 
 Every split is registered as ``NAME_SPLIT`` and read when it is first asked for. Its metadata: ``thing_classes`` (names
-as the spec spells them), ``json_file``, ``image_root``, ``evaluator_type``, ``score_name``, ``score_split``.
+as the spec spells them), ``json_file``, ``image_root``, ``evaluator_type``, ``licence``,
+``score_name``, ``score_split``.
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ class _Source:
     expected: tuple[tuple[str, int], ...] = ()
     draw: partial[Path] | None = None  # makes the files of a synthetic split
     part: tuple[tuple[str, Any], ...] | None = None  # the share of the images that is taken
+    licence: str = ""  # terms of use, for cards and reports
 
 
 def read_spec(path: Path) -> Spec:
@@ -137,6 +139,7 @@ def _source(spec: Spec, split: str, root: Path | None, cache: Path, generate: Ma
         expected=tuple(paths.expected.items()),
         draw=draw,
         part=tuple(paths.part.items()) if paths.part else None,
+        licence=spec.licence,
     )
 
 
@@ -189,6 +192,7 @@ def _register(name: str, split: str, source: _Source) -> None:
         json_file=str(source.json) if source.json else None,
         image_root=str(source.images) if source.images else None,
         evaluator_type="coco",
+        licence=source.licence,
         score_name=name,
         score_split=split,
     )
@@ -204,6 +208,12 @@ def require(name: str) -> str:
     if name not in known:
         raise DataError(f"no dataset {name}; there are {', '.join(known) or 'none registered'}")
     return name
+
+
+def is_drawn(name: str) -> bool:
+    """Whether a dataset is drawn when it is first asked for, rather than read from files one has to bring."""
+    source = _registered(require(name))
+    return source is not None and source.draw is not None
 
 
 def load(name: str) -> list[dict[str, Any]]:

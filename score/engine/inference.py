@@ -15,7 +15,7 @@ from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, inference
 from omegaconf import DictConfig, ListConfig
 
 from score.data import specs
-from score.data.loaders import test_loader
+from score.data.loaders import test_loader, test_records
 from score.detections import encode_instances, ground_truth, select
 from score.errors import ConfigError
 from score.evaluation.coco import CocoEvaluator
@@ -58,7 +58,7 @@ def evaluate(
     """
     names = list(MetadataCatalog.get(dataset).thing_classes)
     seen = [is_seen(name, model.train_names) for name in names]
-    loader = test_loader(dataset, mapper, workers, limit=limit)
+    loader = test_loader(test_records(dataset, limit), mapper, workers)
     evaluators: list[DatasetEvaluator] = [
         Clock(dataset, len(loader)),
         CocoEvaluator(dataset, names, seen, max_detections),

@@ -1,13 +1,14 @@
-"""COCO mask AP: over all, seen and unseen classes, their harmonic mean, and per class.
+"""COCO AP of masks or boxes: over all, seen and unseen classes, their harmonic mean, and per class.
 
-:func:`coco_metrics` needs ground truth and encoded detections only, so cached predictions can be scored again
-without a model; :class:`CocoEvaluator` collects both behind detectron2's protocol.
+:class:`CocoScorer` takes images one by one and keeps no mask, so memory stays flat; :func:`coco_metrics` feeds it from
+what is in memory, :class:`CocoEvaluator` from a model behind detectron2's protocol. Neither needs a model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal
 
 import hotcoco
 import numpy as np
@@ -22,9 +23,126 @@ from score.errors import ConfigError, DataError
 from score.model.vocabulary import normalise, synonyms
 
 Metrics = dict[str, Any]
+IouType = Literal["segm", "bbox"]
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 """What is said of every group and class; ``s, m, l`` are COCO's: mask area below 32^2, 96^2, and above."""
+
+
+class CocoScorer:
+    """Scores detections as COCO does, IoU 0.50:0.05:0.95, in percent, image by image in any order.
+
+    Args:
+        names: the ``C`` classes.
+        seen: ``C`` flags, true for a class of the training vocabulary.
+        max_detections: the best so many of each image count, over all classes together.
+        iou_type: ``segm`` compares masks, ``bbox`` the boxes around them.
+    """
+
+    def __init__(
+        self, names: Sequence[str], seen: Sequence[bool], max_detections: int = 300, iou_type: IouType = "segm"
+    ) -> None:
+        if len(names) != len(seen):
+            raise ValueError(f"{len(names)} names and {len(seen)} seen flags")
+        self.names, self.seen = list(names), [bool(flag) for flag in seen]
+        self.max_detections, self.iou_type = max_detections, iou_type
+        params = hotcoco.Params(iou_type)
+        params.max_dets = [max_detections]
+        categories = [{"id": index + 1, "name": str(index)} for index in range(len(names))]
+        self._stream = hotcoco.StreamingEval(categories, iou_type, params=params)
+        self._evaluation: hotcoco.COCOeval | None = None
+        self._ranks: set[int] = set()
+        self._instances = np.zeros(len(names), dtype=np.int64)
+        self._detections = 0
+
+    def add(self, record: Mapping[str, Any], detections: Sequence[Detection], rank: int | None = None) -> None:
+        """Match the detections of an image to its ground truth.
+
+        Args:
+            record: a detectron2 dataset dict; ``category_id`` is a position in ``names``. An annotation's own ``area``
+                decides its size class where stated, its mask's otherwise.
+            detections: of this image, in any order.
+            rank: equal scores of different images are ranked by it; by default the image's id, as pycocotools does,
+                or the order of adding where ids are no numbers.
+
+        Raises:
+            DataError: a detection of a class that is not among those scored or of another size than the image, or an
+                image that has been added before.
+        """
+        best = sorted(detections, key=lambda item: -item.score)[: self.max_detections]
+        check(record, best, len(self.names))
+        if rank is None:
+            rank = _rank(record["image_id"], len(self._ranks))
+        if rank in self._ranks:
+            raise DataError(f"image {record['image_id']} comes twice; give every image an id of its own")
+        annotations = _annotations(record, rank)
+        key, attribute = ("segmentation", "rle") if self.iou_type == "segm" else ("bbox", "box")
+        found = [
+            {"image_id": rank, "category_id": item.label + 1, "score": item.score, key: getattr(item, attribute)}
+            for item in best
+        ]
+        image = {"id": rank, "height": record["height"], "width": record["width"], "file_name": str(rank)}
+        self._stream.update([image], annotations, found)
+        self._ranks.add(rank)
+        self._detections += len(best)
+        for item in annotations:
+            self._instances[item["category_id"] - 1] += not item["iscrowd"]
+
+    @classmethod
+    def merge(cls, scorers: Sequence[CocoScorer]) -> CocoScorer:
+        """One scorer of several processes' shares; they must be of the same classes, and share no image.
+
+        Raises:
+            DataError: an image is in two of them.
+        """
+        first = scorers[0]
+        merged = cls(first.names, first.seen, first.max_detections, first.iou_type)
+        merged._stream = hotcoco.StreamingEval.merge(scorer._stream for scorer in scorers)
+        for scorer in scorers:
+            if not merged._ranks.isdisjoint(scorer._ranks):
+                raise DataError("an image was scored by two processes; let every process have its own share")
+            merged._ranks |= scorer._ranks
+            merged._instances += scorer._instances
+            merged._detections += scorer._detections
+        return merged
+
+    @property
+    def evaluation(self) -> hotcoco.COCOeval:
+        """The accumulated evaluation, for curves: ``eval["precision"]`` is ``[IoU, recall, C, area, 1]``.
+
+        It holds no annotations, so hotcoco's diagnostics of single objects find nothing in it. Nothing can be added
+        afterwards.
+        """
+        if self._evaluation is None:
+            self._evaluation = self._stream.finalize()
+            self._evaluation.accumulate()
+        return self._evaluation
+
+    def finish(self) -> Metrics:
+        """Figures of all images so far; nothing can be added afterwards.
+
+        Returns:
+            ``all``, ``seen``, ``unseen``: the means of :data:`METRICS` over the classes that have instances;
+            ``harmonic``: ``AP``, ``AP50`` of seen and unseen; ``per_class``: by name, with ``seen`` and ``instances``;
+            ``images`` and ``detections``: counts. None is for what is undefined, as the AP of a class without
+            instances.
+        """
+        result = self.evaluation.eval
+        assert result is not None
+        average = result["precision"][..., -1].mean(axis=1)  # [IoU, C, area]; without instances -1 throughout
+        overall = average[..., 0]
+        sizes = [average[..., size].mean(axis=0) for size in (1, 2, 3)]
+        scores = np.stack([overall.mean(axis=0), overall[0], overall[5], *sizes], axis=1)  # [C, metrics]
+        scores = np.where(scores < 0, np.nan, 100 * scores)
+        facts = [{"seen": flag, "instances": int(n)} for flag, n in zip(self.seen, self._instances, strict=True)]
+        return {
+            **split(self.seen, lambda chosen: mean(METRICS, scores[chosen]), ("AP", "AP50")),
+            "per_class": {
+                name: {**named(METRICS, row), **fact} for name, row, fact in zip(self.names, scores, facts, strict=True)
+            },
+            "images": len(self._ranks),
+            "detections": self._detections,
+        }
 
 
 def coco_metrics(
@@ -34,45 +152,58 @@ def coco_metrics(
     seen: Sequence[bool],
     max_detections: int = 300,
 ) -> Metrics:
-    """Score detections as COCO does, IoU 0.50:0.05:0.95, in percent.
+    """Score masks that are all in memory.
 
     Args:
-        ground_truth: detectron2 dataset dicts of exactly the images to score; ``category_id`` is a position in
-            ``names``. An annotation's own ``area`` decides its size class where stated, its mask's otherwise.
+        ground_truth: detectron2 dataset dicts of exactly the images to score, as :meth:`CocoScorer.add` takes them.
         detections: image id to the detections of that image; an absent image has none.
-        names: the ``C`` classes.
-        seen: ``C`` flags, true for a class of the training vocabulary.
-        max_detections: the best so many of each image count, over all classes together.
+        names, seen, max_detections: as :class:`CocoScorer` has them.
 
     Returns:
-        ``all``, ``seen``, ``unseen``: the means of :data:`METRICS` over the classes that have instances;
-        ``harmonic``: ``AP``, ``AP50`` of seen and unseen; ``per_class``: by name, with ``seen`` and ``instances``;
-        ``images`` and ``detections``: counts. None is for what is undefined, as the AP of a class without instances.
+        What :meth:`CocoScorer.finish` does.
 
     Raises:
         DataError: a detection of an image or class that is not among those scored.
     """
-    if len(names) != len(seen):
-        raise ValueError(f"{len(names)} names and {len(seen)} seen flags")
-    capped = _cap(detections, max_detections)
-    _check(ground_truth, capped, len(names))
-    scores, instances = _score(ground_truth, capped, len(names), max_detections)  # [C, metrics], [C]
+    scorer = CocoScorer(names, seen, max_detections)
+    known = {record["image_id"] for record in ground_truth}
+    for image_id in detections:
+        if image_id not in known:
+            raise _foreign(image_id)
+    for rank, record in enumerate(sorted(ground_truth, key=lambda record: record["image_id"])):
+        scorer.add(record, detections.get(record["image_id"], ()), rank)
+    return scorer.finish()
 
+
+def check(record: Mapping[str, Any], detections: Sequence[Detection], classes: int) -> None:
+    """Refuse detections that cannot be of this image.
+
+    Raises:
+        DataError: one of a class that is not among ``classes``, or of another size than the image.
+    """
+    image_id, size = record["image_id"], [record["height"], record["width"]]
+    for item in detections:
+        if not 0 <= item.label < classes:
+            raise DataError(f"a detection of class {item.label} in image {image_id}, of {classes} classes")
+        if list(item.rle["size"]) != size:
+            found = list(item.rle["size"])
+            raise DataError(f"a mask of size {found} in image {image_id} of height, width {size}")
+
+
+def split(
+    seen: Sequence[bool], figures: Callable[[NDArray[np.bool_]], Mapping[str, float | None]], harmonic: Iterable[str]
+) -> Metrics:
+    """Figures of ``all``, ``seen`` and ``unseen`` classes, and the ``harmonic`` mean of the latter two.
+
+    Args:
+        seen: ``C`` flags.
+        figures: gives those of the classes that ``[C]`` bool chooses.
+        harmonic: which of them to take the harmonic mean of.
+    """
     flags = np.asarray(seen, dtype=bool)
-    groups = {
-        name: _mean(scores[chosen]) for name, chosen in (("all", flags | True), ("seen", flags), ("unseen", ~flags))
-    }
-    per_class = {
-        name: {**_named(row), "seen": bool(flag), "instances": int(count)}
-        for name, row, flag, count in zip(names, scores, flags, instances, strict=True)
-    }
-    return {
-        **groups,
-        "harmonic": {key: harmonic_mean(groups["seen"][key], groups["unseen"][key]) for key in ("AP", "AP50")},
-        "per_class": per_class,
-        "images": len(ground_truth),
-        "detections": sum(map(len, capped.values())),
-    }
+    groups = {"all": figures(flags | True), "seen": figures(flags), "unseen": figures(~flags)}
+    means = {key: harmonic_mean(groups["seen"][key], groups["unseen"][key]) for key in harmonic}
+    return {**groups, "harmonic": means}
 
 
 def harmonic_mean(first: float | None, second: float | None) -> float | None:
@@ -82,68 +213,31 @@ def harmonic_mean(first: float | None, second: float | None) -> float | None:
     return 2 * first * second / (first + second) if first + second > 0 else 0.0
 
 
-def _cap(detections: Mapping[int, Sequence[Detection]], limit: int) -> dict[int, list[Detection]]:
-    return {key: sorted(items, key=lambda item: -item.score)[:limit] for key, items in detections.items()}
+def mean(keys: Sequence[str], scores: NDArray[np.float64]) -> dict[str, float | None]:
+    """Mean of each column over the classes ``[n, keys]`` where it is not NaN."""
+    defined = ~np.isnan(scores)
+    count = defined.sum(axis=0)
+    total = np.where(defined, scores, 0).sum(axis=0)
+    return named(keys, np.divide(total, count, out=np.full(len(keys), np.nan), where=count > 0))
 
 
-def _check(ground_truth: Sequence[Mapping[str, Any]], detections: Mapping[int, list[Detection]], classes: int) -> None:
-    sizes = {record["image_id"]: [record["height"], record["width"]] for record in ground_truth}
-    for image_id, items in detections.items():
-        if image_id not in sizes:
-            raise DataError(
-                f"detections of image {image_id}, which is not in the ground truth; are they of another dataset?"
-            )
-        for item in items:
-            if not 0 <= item.label < classes:
-                raise DataError(f"a detection of class {item.label} in image {image_id}, of {classes} classes")
-            if list(item.rle["size"]) != sizes[image_id]:
-                size = list(item.rle["size"])
-                raise DataError(f"a mask of size {size} in image {image_id} of height, width {sizes[image_id]}")
+def named(keys: Sequence[str], row: NDArray[np.float64]) -> dict[str, float | None]:
+    """Figures by name, None for NaN."""
+    return {key: None if np.isnan(value) else float(value) for key, value in zip(keys, row, strict=True)}
 
 
-def _score(
-    ground_truth: Sequence[Mapping[str, Any]],
-    detections: Mapping[int, list[Detection]],
-    classes: int,
-    max_detections: int,
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Match and accumulate: ``[C, metrics]`` in percent, NaN where undefined, and ``[C]`` instances without crowds."""
-    params = hotcoco.Params("segm")
-    params.max_dets = [max_detections]
-    stream = hotcoco.StreamingEval([{"id": i + 1, "name": str(i)} for i in range(classes)], "segm", params=params)
-    instances = np.zeros(classes, dtype=np.int64)
-    next_id = 1  # COCO takes the id 0 for "not matched", so every id is given anew
-    # equal scores of different images are ranked by image id, as pycocotools does
-    for image_id, record in enumerate(sorted(ground_truth, key=lambda record: record["image_id"]), start=1):
-        annotations = _annotations(record, image_id, next_id)
-        next_id += len(annotations)
-        for item in annotations:
-            instances[item["category_id"] - 1] += not item["iscrowd"]
-        image = {"id": image_id, "height": record["height"], "width": record["width"], "file_name": str(image_id)}
-        found = [
-            {"image_id": image_id, "category_id": item.label + 1, "score": item.score, "segmentation": item.rle}
-            for item in detections.get(record["image_id"], ())
-        ]
-        stream.update([image], annotations, found)
-    evaluation = stream.finalize()
-    evaluation.accumulate()
-    result = evaluation.eval
-    assert result is not None
-    precision = result["precision"][..., -1]  # [IoU, recall, C, area]
-    average = precision.mean(axis=1)  # [IoU, C, area]; a class without instances is -1 throughout
-    columns = [
-        average[..., 0].mean(0),
-        average[0, :, 0],
-        average[5, :, 0],
-        *(average[..., a].mean(0) for a in (1, 2, 3)),
-    ]
-    scores = np.stack(columns, axis=1)
-    return np.where(scores < 0, np.nan, 100 * scores), instances
+def _rank(image_id: Any, count: int) -> int:
+    return int(image_id) if isinstance(image_id, int | np.integer) and image_id >= 0 else count
 
 
-def _annotations(record: Mapping[str, Any], image_id: int, first_id: int) -> list[dict[str, Any]]:
+def _foreign(image_id: Any) -> DataError:
+    return DataError(f"detections of image {image_id}, which is not in the ground truth; are they of another dataset?")
+
+
+def _annotations(record: Mapping[str, Any], image_id: int) -> list[dict[str, Any]]:
     annotations = []
-    for number, item in enumerate(record.get("annotations", ()), start=first_id):
+    # COCO takes the id 0 for "not matched", so every id is given anew
+    for number, item in enumerate(record.get("annotations", ()), start=1):
         rle = encode_segmentation(item["segmentation"], record["height"], record["width"])
         annotations.append(
             {
@@ -159,23 +253,11 @@ def _annotations(record: Mapping[str, Any], image_id: int, first_id: int) -> lis
     return annotations
 
 
-def _mean(scores: NDArray[np.float64]) -> dict[str, float | None]:
-    """Mean over the classes ``[n, metrics]`` where it is defined."""
-    defined = ~np.isnan(scores)
-    count = defined.sum(axis=0)
-    total = np.where(defined, scores, 0).sum(axis=0)
-    return _named(np.divide(total, count, out=np.full(len(METRICS), np.nan), where=count > 0))
-
-
-def _named(row: NDArray[np.float64]) -> dict[str, float | None]:
-    return {key: None if np.isnan(value) else float(value) for key, value in zip(METRICS, row, strict=True)}
-
-
 class CocoEvaluator(DatasetEvaluator):
-    """Collect a model's output over a registered dataset and score it with :func:`coco_metrics`.
+    """Score a model's output over a registered dataset, image by image, as :class:`CocoScorer` does.
 
-    Masks are encoded as they come; only run lengths are kept. Images that were never processed do not count, so
-    that a part of a dataset can be scored.
+    Images that were never processed do not count, so that a part of a dataset can be scored. Of several processes each
+    scores its own share.
 
     Args:
         dataset_name: a name in detectron2's catalogs.
@@ -183,51 +265,81 @@ class CocoEvaluator(DatasetEvaluator):
             one of comma-separated synonyms, in any order.
         seen: a flag for each of ``names``: is it in the training vocabulary?
         max_detections: the best so many of each image count.
+        iou_type: ``segm`` or ``bbox``.
 
     Raises:
         ConfigError: a class of the dataset is not in ``names``.
     """
 
     def __init__(
-        self, dataset_name: str, names: Sequence[str], seen: Sequence[bool], max_detections: int = 300
+        self,
+        dataset_name: str,
+        names: Sequence[str],
+        seen: Sequence[bool],
+        max_detections: int = 300,
+        iou_type: IouType = "segm",
     ) -> None:
-        self.dataset_name = dataset_name
-        self.names = list(names)
-        self.seen = [bool(flag) for flag in seen]
-        self.max_detections = max_detections
-        self._position = _positions(MetadataCatalog.get(dataset_name).thing_classes, self.names, dataset_name)
+        self._truth = GroundTruth(dataset_name, names)
+        self._scorer = partial(CocoScorer, names, seen, max_detections, iou_type)
         self.reset()
 
     def reset(self) -> None:
         """Forget everything."""
-        self.detections: dict[int, list[Detection]] = {}
+        self.scorer = self._scorer()
 
     def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
-        """Take a batch: detectron2's dataset dicts, and dicts with ``instances`` at the original image size."""
-        for record, output in zip(inputs, outputs, strict=True):
-            self.detections[record["image_id"]] = encode_instances(output["instances"])
+        """Score a batch: detectron2's dataset dicts, and dicts with ``instances`` at the original image size."""
+        for item, output in zip(inputs, outputs, strict=True):
+            record, rank = self._truth[item["image_id"]]
+            self.scorer.add(record, encode_instances(output["instances"]), rank)
 
     def evaluate(self) -> Metrics | None:
-        """Gather all processes' detections and score them; None on every process but the main one."""
+        """Merge all processes' scorers and finish; None on every process but the main one."""
         comm.synchronize()
-        parts = comm.gather(self.detections, dst=0)
+        parts = comm.gather(self.scorer, dst=0)
         if not comm.is_main_process():
             return None
-        detections = {image_id: items for part in parts for image_id, items in part.items()}
-        records = [record for record in DatasetCatalog.get(self.dataset_name) if record["image_id"] in detections]
-        return coco_metrics(
-            [self._by_name(record) for record in records], detections, self.names, self.seen, self.max_detections
-        )
+        scorer = parts[0] if len(parts) == 1 else CocoScorer.merge(parts)
+        return scorer.finish()
 
-    def _by_name(self, record: Mapping[str, Any]) -> dict[str, Any]:
+
+class GroundTruth:
+    """A registered dataset's records by image id, with their classes as positions in a vocabulary.
+
+    Args:
+        dataset: a name in detectron2's catalogs.
+        names: the vocabulary. Every class of the dataset must be in it, alone or as one of comma-separated synonyms.
+
+    Raises:
+        ConfigError: a class of the dataset is not in ``names``.
+    """
+
+    def __init__(self, dataset: str, names: Sequence[str]) -> None:
+        self.position = positions(MetadataCatalog.get(dataset).thing_classes, names, dataset)
+        records = sorted(DatasetCatalog.get(dataset), key=lambda record: record["image_id"])
+        self._records = {record["image_id"]: (record, rank) for rank, record in enumerate(records)}
+
+    def __getitem__(self, image_id: int | str) -> tuple[dict[str, Any], int]:
+        """The record of an image, and the image's rank by id.
+
+        Raises:
+            DataError: it is not in the dataset.
+        """
+        if image_id not in self._records:
+            raise _foreign(image_id)
+        record, rank = self._records[image_id]
         annotations = [
-            {**item, "category_id": self._position[item["category_id"]]} for item in record.get("annotations", ())
+            {**item, "category_id": self.position[item["category_id"]]} for item in record.get("annotations", ())
         ]
-        return {**record, "annotations": annotations}
+        return {**record, "annotations": annotations}, rank
 
 
-def _positions(classes: Sequence[str], names: Sequence[str], dataset: str) -> list[int]:
-    """Where each class of the dataset stands in the vocabulary."""
+def positions(classes: Sequence[str], names: Sequence[str], dataset: str) -> list[int]:
+    """Where each class of a dataset stands in the vocabulary.
+
+    Raises:
+        ConfigError: one is not in it.
+    """
     where = {synonym: index for index, name in enumerate(names) for synonym in synonyms(name)}
     missing = [name for name in classes if normalise(name) not in where]
     if missing:

@@ -47,9 +47,10 @@ def save(folder: Path, model: SCORE, config: DictConfig, card: Mapping[str, str]
 def save_config(folder: Path, config: DictConfig) -> None:
     """Write ``config.yaml``, every reference resolved but those to what each machine has: ``paths`` and ``weights``."""
     plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=False))
-    own = {key: plain[key] for key in ("paths", "weights") if key in plain}
-    kept = {key: _reference(key, value) for key, value in own.items()}
-    resolved = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.create({**plain, **kept}), resolve=True))
+    own: dict[str, Any] = {key: plain[key] for key in ("paths", "weights") if key in plain}
+    kept: dict[str, Any] = {key: _reference(key, value) for key, value in own.items()}
+    changed: dict[str, Any] = {**plain, **kept}
+    resolved = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.create(changed), resolve=True))
     text = yaml.safe_dump({**resolved, **own}, sort_keys=False, allow_unicode=True)
     write_whole(folder / CONFIG, lambda partial: partial.write_text(text, encoding="utf-8"))
 

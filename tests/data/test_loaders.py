@@ -79,14 +79,14 @@ def test_nothing_to_learn_from(write_coco: Write) -> None:
 
 
 def test_test_loader_gives_single_images_in_order(name: str) -> None:
-    drawn = list(loaders.test_loader(name, TestMapper(shortest=64, longest=64), 0))
+    drawn = list(loaders.test_loader(loaders.test_records(name), TestMapper(shortest=64, longest=64), 0))
     assert [len(batch) for batch in drawn] == [1] * 12
     assert ids(drawn) == list(range(1, 13))
 
 
 def test_limit_spreads_over_the_dataset(name: str) -> None:
     mapper = TestMapper(shortest=64, longest=64)
-    assert ids(list(loaders.test_loader(name, mapper, 0, limit=3))) == [1, 5, 9]
-    assert len(loaders.test_loader(name, mapper, 0, limit=99)) == 12
+    assert ids(list(loaders.test_loader(loaders.test_records(name, limit=3), mapper, 0))) == [1, 5, 9]
+    assert len(loaders.test_records(name, limit=99)) == 12
     with pytest.raises(DataError, match="limit of 0 images"):
-        loaders.test_loader(name, mapper, 0, limit=0)
+        loaders.test_records(name, limit=0)

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import json
+import pickle
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -12,9 +16,9 @@ from detectron2.structures import Instances
 from pycocotools import mask as coco_mask
 
 from score.data import specs
-from score.detections import Detection, encode_segmentation, ground_truth
+from score.detections import RLE, Detection, encode_segmentation, ground_truth
 from score.errors import ConfigError, DataError
-from score.evaluation.coco import METRICS, CocoEvaluator, coco_metrics, harmonic_mean
+from score.evaluation.coco import METRICS, CocoEvaluator, CocoScorer, coco_metrics, harmonic_mean
 from tests.evaluation.coco_cases import HEIGHT, WIDTH, crowded_scenes, record, rectangle, reference
 
 
@@ -25,18 +29,105 @@ def names(count: int) -> list[str]:
 @pytest.mark.parametrize(("seed", "classes", "per_image"), [(0, 5, 30), (1, 2, 60), (2, 12, 300), (3, 3, 1)])
 def test_equals_pycocotools_on_hard_cases(seed: int, classes: int, per_image: int) -> None:
     records, detections = crowded_scenes(seed, images=12, classes=classes, per_image=per_image)
-    metrics = coco_metrics(records, detections, names(classes), [True] * classes)
-    rows = reference(records, detections, classes)
-    for name, row in zip(names(classes), rows, strict=True):
+    agrees(coco_metrics(records, detections, names(classes), [True] * classes), reference(records, detections, classes))
+
+
+def agrees(metrics: dict[str, Any], rows: Sequence[dict[str, float]]) -> None:
+    """Every figure is pycocotools' to 1e-6; the last class never occurs."""
+    for item, row in zip(metrics["per_class"].values(), rows, strict=True):
         for key in METRICS:
-            if row[key] < 0:
-                assert metrics["per_class"][name][key] is None
-            else:
-                assert metrics["per_class"][name][key] == pytest.approx(row[key], abs=1e-6)
+            assert item[key] == (None if row[key] < 0 else pytest.approx(row[key], abs=1e-6))
     for key in METRICS:
         defined = [row[key] for row in rows if row[key] >= 0]
         assert metrics["all"][key] == pytest.approx(np.mean(defined), abs=1e-6)
-    assert metrics["per_class"][names(classes)[-1]]["AP"] is None  # the class that never occurs
+    assert list(metrics["per_class"].values())[-1]["AP"] is None
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_images_may_come_in_any_order_and_from_any_process(seed: int) -> None:
+    """Scores are tied across images: their ids decide, not who comes first."""
+    records, detections = crowded_scenes(20 + seed, images=12, classes=3, per_image=40)
+    rows = reference(records, detections, 3)
+    shares = [CocoScorer(names(3), [True] * 3) for _ in range(3)]
+    whole = CocoScorer(names(3), [True] * 3)
+    for number, index in enumerate(np.random.default_rng(seed).permutation(len(records))):
+        item = records[index]
+        for scorer in (whole, shares[number % 2]):  # the third has nothing to do
+            scorer.add(item, detections.get(item["image_id"], ()))
+    agrees(whole.finish(), rows)
+    merged = CocoScorer.merge([pickle.loads(pickle.dumps(share)) for share in shares]).finish()
+    assert merged == whole.finish()
+
+
+def rounded(rle: RLE) -> RLE:
+    """The ellipse in a rectangle, so that masks and boxes differ."""
+    x, y, w, h = (int(v) for v in coco_mask.toBbox(rle))
+    mask = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
+    cv2.ellipse(mask, (x + w // 2, y + h // 2), (w // 2, h // 2), 0, 0, 360, 1, -1)
+    return coco_mask.encode(np.asfortranarray(mask))
+
+
+@pytest.mark.parametrize(("seed", "per_image"), [(0, 30), (1, 300)])
+def test_boxes_equal_pycocotools(seed: int, per_image: int) -> None:
+    """Filled boxes have the boxes' IoU; the ground truth keeps the area of its mask."""
+    records, detections = crowded_scenes(seed, images=10, classes=4, per_image=per_image)
+    filled_records, filled, scorer = [], {}, CocoScorer(names(4), [True] * 4, iou_type="bbox")
+    for item in records:
+        for annotation in item["annotations"]:
+            annotation["segmentation"] = rounded(annotation["segmentation"])
+        filled_annotations = [
+            {**annotation, "segmentation": box(annotation["segmentation"]), "area": float(area)}
+            for annotation in item["annotations"]
+            for area in [coco_mask.area(annotation["segmentation"])]
+        ]
+        filled_records.append({**item, "annotations": filled_annotations})
+        found = [Detection(d.label, d.score, rounded(d.rle)) for d in detections.get(item["image_id"], ())]
+        filled[item["image_id"]] = [Detection(d.label, d.score, box(d.rle)) for d in found]
+        scorer.add(item, found)
+    metrics = scorer.finish()
+    agrees(metrics, reference(filled_records, filled, 4))
+    assert metrics["all"]["AP"] != pytest.approx(coco_metrics(records, detections, names(4), [True] * 4)["all"]["AP"])
+
+
+def box(rle: RLE) -> RLE:
+    return rectangle(*(int(v) for v in coco_mask.toBbox(rle)))
+
+
+def test_precision_is_there_for_curves_and_finishing_twice_is_harmless() -> None:
+    shape = rectangle(0, 0, 20, 20)
+    scorer = CocoScorer(["ship"], [True])
+    scorer.add(record(3, [(0, shape)]), [Detection(0, 0.5, shape)])
+    assert scorer.finish() == scorer.finish()
+    precision = scorer.evaluation.eval["precision"]
+    assert precision.shape == (10, 101, 1, 4, 1) and precision[:, :, 0, 0].min() == pytest.approx(1)
+
+
+def test_an_image_is_scored_once() -> None:
+    shape = rectangle(0, 0, 20, 20)
+    first, second = CocoScorer(["ship"], [True]), CocoScorer(["ship"], [True])
+    for scorer in (first, second):
+        scorer.add(record(3, [(0, shape)]), [])
+    with pytest.raises(DataError, match="image 3 comes twice"):
+        first.add(record(3, [(0, shape)]), [])
+    with pytest.raises(DataError, match="two processes"):
+        CocoScorer.merge([first, second])
+
+
+def test_ids_need_not_be_numbers() -> None:
+    shape = rectangle(0, 0, 20, 20)
+    truth = [{**record(0, [(0, shape)]), "image_id": name} for name in ("b", "a")]
+    found = {"a": [Detection(0, 0.5, shape)], "b": [Detection(0, 0.5, rectangle(50, 50, 9, 9))]}
+    metrics = coco_metrics(truth, found, ["ship"], [True])  # type: ignore[arg-type]
+    assert metrics["all"]["AP"] == pytest.approx(100 * 51 / 101)  # the hit in "a" ranks before the miss in "b"
+    scorer = CocoScorer(["ship"], [True])
+    for item in truth:  # without a rank, whoever comes first
+        scorer.add(item, found[item["image_id"]])
+    assert scorer.finish()["all"]["AP"] == pytest.approx(100 * 51 / 101 / 2)
+
+
+def test_nothing_at_all_is_undefined() -> None:
+    metrics = CocoScorer(["ship"], [True]).finish()
+    assert metrics["all"] == dict.fromkeys(METRICS) and metrics["images"] == 0
 
 
 def test_only_the_best_of_an_image_count_over_all_classes() -> None:
@@ -152,16 +243,22 @@ def test_what_cannot_be_scored_is_refused() -> None:
         coco_metrics([record(1, [(0, rectangle(0, 0, 5, 5, height=64))])], {}, ["ship"], [True])
 
 
+DATASET = "evaluator_test"
+
+
+def register() -> None:
+    """31 images with a ship at the left and a tank at the right."""
+    objects = [(0, rectangle(5, 5, 40, 40)), (1, rectangle(90, 5, 40, 40))]
+    DatasetCatalog.register(DATASET, lambda: [record(index, objects) for index in range(31)])
+    MetadataCatalog.get(DATASET).set(thing_classes=["ship", "Storage_Tank"])
+
+
 @pytest.fixture
 def dataset() -> Iterator[str]:
-    """A registered dataset of three images with a ship at the left and a tank at the right."""
-    name = "evaluator_test"
-    objects = [(0, rectangle(5, 5, 40, 40)), (1, rectangle(90, 5, 40, 40))]
-    DatasetCatalog.register(name, lambda: [record(index, objects) for index in range(3)])
-    MetadataCatalog.get(name).set(thing_classes=["ship", "Storage_Tank"])
-    yield name
-    DatasetCatalog.remove(name)
-    MetadataCatalog.remove(name)
+    register()
+    yield DATASET
+    DatasetCatalog.remove(DATASET)
+    MetadataCatalog.remove(DATASET)
 
 
 def instances(labels: list[int], rles: list[dict]) -> Instances:
@@ -175,7 +272,7 @@ def instances(labels: list[int], rles: list[dict]) -> Instances:
 def test_evaluator_matches_classes_by_name_and_scores_what_it_saw(dataset: str) -> None:
     evaluator = CocoEvaluator(dataset, ["palm tree", "oil tank, storage-tank", "ship"], [False, False, True])
     found = instances([2, 1], [rectangle(5, 5, 40, 40), rectangle(90, 5, 40, 40)])
-    for image_id in (0, 1):  # the third image is never processed
+    for image_id in (0, 1):  # the other images are never processed
         evaluator.process([{"image_id": image_id}], [{"instances": found}])
     metrics = evaluator.evaluate()
     assert metrics is not None
@@ -191,6 +288,51 @@ def test_evaluator_matches_classes_by_name_and_scores_what_it_saw(dataset: str) 
 def test_evaluator_refuses_a_vocabulary_without_the_datasets_classes(dataset: str) -> None:
     with pytest.raises(ConfigError, match="Storage_Tank"):
         CocoEvaluator(dataset, ["ship", "car"], [True, True])
+
+
+def test_evaluator_compares_boxes(dataset: str) -> None:
+    """The mask of a ring around the ship has the ship's box."""
+    ring = coco_mask.decode(rectangle(5, 5, 40, 40))
+    ring[10:40, 10:40] = 0
+    found = instances([0], [coco_mask.encode(np.asfortranarray(ring))])
+    for iou_type, expected in (("segm", 0), ("bbox", 100)):
+        evaluator = CocoEvaluator(dataset, ["ship", "storage tank"], [True, True], iou_type=iou_type)
+        evaluator.process([{"image_id": 0}], [{"instances": found}])
+        metrics = evaluator.evaluate()
+        assert metrics is not None and metrics["per_class"]["ship"]["AP"] == pytest.approx(expected)
+
+
+def test_evaluator_refuses_an_image_of_another_dataset(dataset: str) -> None:
+    evaluator = CocoEvaluator(dataset, ["ship", "storage tank"], [True, True])
+    with pytest.raises(DataError, match="image 99"):
+        evaluator.process([{"image_id": 99}], [{"instances": instances([0], [rectangle(5, 5, 40, 40)])}])
+
+
+def score_images(image_ids: Sequence[int]) -> CocoEvaluator:
+    """Every ship is found; tanks less and less well."""
+    evaluator = CocoEvaluator(DATASET, ["ship", "storage tank"], [True, True])
+    for image_id in image_ids:
+        found = instances([0, 1], [rectangle(5, 5, 40, 40), rectangle(90, 5 + 4 * image_id, 40, 40)])
+        evaluator.process([{"image_id": image_id}], [{"instances": found}])
+    return evaluator
+
+
+def share(rank: int, folder: str) -> None:
+    """What one of two processes does: score every other image; the main one writes the figures."""
+    register()
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    metrics = score_images(range(rank, 6, 2)).evaluate()
+    assert (metrics is None) == (rank > 0)
+    if metrics is not None:
+        Path(folder, "metrics.json").write_text(json.dumps(metrics))
+
+
+@pytest.mark.slow
+def test_two_processes_score_as_one(dataset: str, tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(share, (str(tmp_path),), nprocs=2)
+    metrics = score_images(range(6)).evaluate()
+    assert metrics is not None and 0 < metrics["per_class"]["storage tank"]["AP"] < 100
+    assert json.loads((tmp_path / "metrics.json").read_text()) == metrics
 
 
 def test_evaluator_keeps_no_mask(dataset: str) -> None:

@@ -1,0 +1,114 @@
+"""Run a benchmark: predict every target once, score it at each pair, keep what is finished."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import hotcoco
+from detectron2.data import MetadataCatalog
+
+import score
+from score.data import specs
+from score.data.loaders import test_records
+from score.engine import predictions
+from score.engine.study import Predicted, Study
+from score.errors import DataError
+from score.evaluation.benchmark import PAIRS, Benchmark, Row
+from score.evaluation.table import save_json
+
+logger = logging.getLogger(__name__)
+
+
+def run(
+    benchmark: Benchmark, study: Study, output: Path, *, top_k: int, max_detections: int, root: str | Path | None
+) -> tuple[list[Row], dict[str, dict[str, Any]]]:
+    """Score every target at its published pair and at the fixed one.
+
+    Args:
+        benchmark: what to score.
+        study: the model.
+        output: finished cells are kept in ``output/cells`` under a hash of all that they depend on.
+        top_k, max_detections: of an image.
+        root: of the datasets' working layout.
+
+    Returns:
+        The rows in the benchmark's order, published before fixed, and facts of each target: hash, images, seconds.
+    """
+    specs.register(Path(root) if root else None)
+    rows: list[Row] = []
+    facts: dict[str, dict[str, Any]] = {}
+    for target in benchmark.targets:
+        reason = missing(target)
+        if reason:
+            logger.info(f"{target}: missing, {reason}")
+            rows += [Row(target, kind, *benchmark.pair(target, kind), None, reason) for kind in PAIRS]
+            facts[target] = {"missing": reason}
+            continue
+        start = time.perf_counter()
+        cells = Cells(study, target, output / "cells", top_k, max_detections)
+        for kind in PAIRS:
+            alpha, beta = benchmark.pair(target, kind)
+            rows.append(Row(target, kind, alpha, beta, cells.get(alpha, beta)))
+        facts[target] = {**cells.facts, "images": cells.images, "seconds": round(time.perf_counter() - start, 1)}
+    return rows, facts
+
+
+def missing(target: str) -> str:
+    """Why a target cannot be scored here, or an empty text: it is not known, or its files are not on this disk."""
+    try:
+        specs.require(target)
+    except DataError:
+        return "no such dataset is registered"
+    path = MetadataCatalog.get(target).json_file
+    if specs.is_drawn(target) or (path is not None and Path(path).is_file()):
+        return ""
+    return f"no {Path(*Path(path).parts[-3:])}" if path else "no root of datasets is set"
+
+
+class Cells:
+    """A target's figures by pair: read where they are finished, otherwise scored and kept.
+
+    Args:
+        study: the model.
+        target: a registered dataset.
+        folder: of finished cells.
+        top_k, max_detections: of an image.
+    """
+
+    def __init__(self, study: Study, target: str, folder: Path, top_k: int, max_detections: int) -> None:
+        self.study, self.target, self.folder = study, target, folder
+        self.top_k, self.max_detections = top_k, max_detections
+        records = test_records(target, study.limit)
+        self.images = len(records)
+        self.facts = study.facts(target, records)
+
+    def get(self, alpha: float, beta: float) -> Mapping[str, Any]:
+        """Figures at one pair."""
+        question: dict[str, Any] = {
+            **self.facts,
+            "alpha": alpha,
+            "beta": beta,
+            "top_k": self.top_k,
+            "max_detections": self.max_detections,
+            "evaluator": f"score {score.__version__}, hotcoco {hotcoco.__version__}",
+        }
+        path = self.folder / f"{self.target}-{predictions.digest(question)}.json"
+        if path.is_file():
+            logger.info(f"{self.target}  alpha {alpha:g}  beta {beta:g}  finished before")
+            return json.loads(path.read_text(encoding="utf-8"))["metrics"]
+        with self.study.predicted(self.target) as predicted:
+            metrics = self._score(predicted, alpha, beta)
+        save_json(path, {"question": question, "metrics": metrics})
+        return metrics
+
+    def _score(self, predicted: Predicted, alpha: float, beta: float) -> Mapping[str, Any]:
+        start = time.perf_counter()
+        metrics = predicted.score(alpha, beta, self.top_k, self.max_detections)
+        seconds = time.perf_counter() - start
+        logger.info(f"{self.target}  alpha {alpha:g}  beta {beta:g}  scored in {seconds:.1f} s")
+        return metrics

@@ -1,0 +1,165 @@
+"""A model over a dataset once, into a cache that answers every later question about its figures."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.evaluation import inference_context
+from detectron2.utils import comm
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from score.data.loaders import test_loader
+from score.detections import RLE
+from score.engine.inference import Clock
+from score.evaluation.cache import CachedImage, PredictionCache
+from score.files import sha256
+from score.model.postprocess import encode_rle, regions
+from score.model.score import SCORE, Prediction
+from score.weights.folder import WEIGHTS
+
+COMBINING = ("ensemble", "selection", "criterion", "cache", "semantic")
+"""Settings of the network that leave its raw predictions as they are."""
+
+
+def origin(folder: Path, model: SCORE, config: DictConfig) -> dict[str, Any]:
+    """What a model's raw predictions depend on: hashes of its weights and settings, and its towers.
+
+    Args:
+        folder: the model folder.
+        model: built from it.
+        config: its config, with the overrides it was built with.
+    """
+    network = OmegaConf.to_container(config.model.network, resolve=True)
+    assert isinstance(network, dict)
+    settings = {key: value for key, value in network.items() if key not in COMBINING}
+    return {
+        "weights": sha256(folder / WEIGHTS),
+        "network": digest(settings),
+        "backbone": model.backbone.identity,
+        "scene": model.scene.identity if model.scene is not None else None,
+        "resize": digest(OmegaConf.to_container(config.input.test, resolve=True)),
+    }
+
+
+def digest(content: Any) -> str:
+    """A short hash of what JSON can hold."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def fingerprint(records: Sequence[Mapping[str, Any]]) -> str:
+    """A hash of a dataset: annotations, names and sizes of the image files; where they lie does not matter."""
+    total = hashlib.sha256()
+    for record in records:
+        path = Path(record["file_name"])
+        content = {**record, "file_name": path.name, "bytes": path.stat().st_size}
+        total.update(json.dumps(content, sort_keys=True, default=str).encode())
+    return total.hexdigest()[:16]
+
+
+def predict(
+    model: SCORE,
+    names: Sequence[str],
+    records: Sequence[dict[str, Any]],
+    mapper: Callable[[dict], dict],
+    cache: PredictionCache,
+    *,
+    workers: int = 0,
+    embeds: bool = False,
+    title: str = "",
+) -> None:
+    """Run a model over the images that a cache lacks; every process does its share and waits for the others.
+
+    Args:
+        model: its vocabulary and mode are as before afterwards.
+        names: the words to look for.
+        records: detectron2 dicts; each image is one batch.
+        mapper: prepares an image, such as :class:`score.data.mapper.TestMapper`.
+        cache: takes every query of every image; complete for ``records`` afterwards.
+        workers: processes that read images, 0 for none beside this one.
+        embeds: keep embeddings as well, so that words can be changed later.
+        title: what the progress is reported under.
+    """
+    left = [record for record in records if record["image_id"] not in cache]
+    comm.synchronize()  # before any process adds what another would no longer see as missing
+    if left:
+        loader = test_loader(left, mapper, workers)
+        clock = Clock(title, len(loader))
+        before = model.names
+        model.set_vocabulary(names)
+        try:
+            with inference_context(model), torch.no_grad():
+                for inputs in loader:
+                    prediction = model.predict(inputs)
+                    for index, item in enumerate(inputs):
+                        cache.add(encode(prediction, index, item, model.selection.chunk, embeds))
+                    clock.process(inputs, [])
+        finally:
+            model.set_vocabulary(before)
+    comm.synchronize()
+
+
+def encode(
+    prediction: Prediction, index: int, item: Mapping[str, Any], chunk: int, embeds: bool = False
+) -> CachedImage:
+    """All queries of one image of a batch, masks at the size of the image, never more than ``chunk`` of them at once.
+
+    Args:
+        prediction: of the batch.
+        index: which image of it.
+        item: its detectron2 dict, with ``image_id``, and ``height`` and ``width`` of the result.
+        chunk: masks upsampled at a time.
+        embeds: keep embeddings as well.
+    """
+    size = prediction.sizes[index]
+    output = (int(item.get("height", size[0])), int(item.get("width", size[1])))
+    quality: list[Tensor] = []
+    rles: list[RLE] = []
+    for part in prediction.mask_logits[index].split(chunk):
+        inside, confidence = regions(part, prediction.padded, size, output)
+        quality.append(confidence)
+        rles.extend(RLE(size=rle["size"], counts=rle["counts"]) for rle in encode_rle(inside))
+    kept: dict[str, Tensor] = {}
+    if embeds:
+        kept = {"class": prediction.class_embed[index], "region": prediction.region_embed[index]}
+        if prediction.scene_embed is not None:
+            kept["scene"] = prediction.scene_embed[index]
+    return CachedImage(
+        item["image_id"],
+        output,
+        prediction.in_logits[index].float().cpu().numpy(),
+        prediction.out_logits[index].float().cpu().numpy(),
+        torch.cat(quality).cpu().numpy(),
+        rles,
+        {name: value.float().cpu().numpy() for name, value in kept.items()} or None,
+    )
+
+
+@torch.no_grad()
+def renamed(model: SCORE, images: Iterator[CachedImage], names: Sequence[str]) -> Iterator[CachedImage]:
+    """Cached images as the model would have seen them with other words; only the text is encoded.
+
+    Args:
+        model: the one that the predictions are of; its vocabulary is changed to ``names``.
+        images: with embeddings.
+        names: the new words.
+    """
+    model.set_vocabulary(names)
+    for image in images:
+        assert image.embeds is not None, "kept by predict(embeds=True)"
+        parts = {name: torch.from_numpy(value).unsqueeze(0).to(model.device) for name, value in image.embeds.items()}
+        in_logits, out_logits = model.classify(parts["class"], parts["region"], parts.get("scene"))
+        yield CachedImage(
+            image.image_id,
+            image.size,
+            in_logits[0].cpu().numpy(),
+            out_logits[0].cpu().numpy(),
+            image.quality,
+            image.rles,
+            image.embeds,
+        )

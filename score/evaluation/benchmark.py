@@ -1,0 +1,254 @@
+"""The table of a benchmark: every target at the published exponents and at one fixed pair, beside the paper."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from score.errors import ConfigError
+from score.evaluation.coco import METRICS
+
+PAIRS = ("published", "fixed")
+GROUPS = ("all", "seen", "unseen", "harmonic")
+TASKS = {"instances": METRICS, "semantic": ("mIoU", "fwIoU", "pixel accuracy")}
+TITLES = {"AP": "AP", "AP50": "50", "AP75": "75", "APs": "S", "APm": "M", "APl": "L"}
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark's YAML.
+
+    Attributes:
+        name: of the file.
+        task: ``instances`` or ``semantic``.
+        targets: dataset to its published ``alpha`` and ``beta``.
+        fixed: the one pair.
+        published: method to its figures by dataset; ``mean`` is one over the targets.
+        compare: the method that gaps are to, or None.
+    """
+
+    name: str
+    task: str
+    targets: Mapping[str, Mapping[str, float]]
+    fixed: Mapping[str, float]
+    published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    compare: str | None = None
+
+    def pair(self, target: str, kind: str) -> tuple[float, float]:
+        """Alpha and beta of a target: the ``published`` ones, or the ``fixed`` ones."""
+        pair = self.targets[target] if kind == "published" else self.fixed
+        return float(pair["alpha"]), float(pair["beta"])
+
+    def reported(self, target: str) -> float | None:
+        """The figure that a target's is compared with."""
+        return self.published.get(self.compare or "", {}).get(target)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One target at one pair.
+
+    Attributes:
+        target: the dataset.
+        kind: ``published`` or ``fixed``: whose pair.
+        alpha, beta: the pair.
+        metrics: as :meth:`CocoScorer.finish` has them, None where the target is missing.
+        missing: why, or an empty text.
+    """
+
+    target: str
+    kind: str
+    alpha: float
+    beta: float
+    metrics: Mapping[str, Any] | None
+    missing: str = ""
+
+    def value(self, group: str, metric: str) -> float | None:
+        """A figure, None where undefined."""
+        return None if self.metrics is None else self.metrics[group].get(metric)
+
+
+def read(name: str, folder: Path) -> Benchmark:
+    """Read a benchmark by its name in ``folder``, or by the path of its YAML.
+
+    Raises:
+        ConfigError: there is none, or it lacks something.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(item.stem for item in folder.glob("*.yaml")))
+        raise ConfigError(f"benchmark={name}: no such file; there are {known}, or give the path of your own YAML")
+    try:
+        found = Benchmark(name=path.stem, **yaml.safe_load(path.read_text(encoding="utf-8")))
+        pairs = [found.pair(target, kind) for target in found.targets for kind in PAIRS]
+    except (yaml.YAMLError, TypeError, KeyError, ValueError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise ConfigError(f"{path}: not a benchmark ({reason}); see configs/benchmark/isaid_transfer.yaml") from error
+    if found.task not in TASKS:
+        raise ConfigError(f"{path}: task {found.task}; it is one of {', '.join(TASKS)}")
+    if not found.targets or not all(0 <= value <= 1 for pair in pairs for value in pair):
+        raise ConfigError(f"{path}: it needs targets, with alpha and beta in 0 .. 1")
+    return found
+
+
+def mean_rows(benchmark: Benchmark, rows: Sequence[Row]) -> list[Row]:
+    """The mean over targets at each kind of pair, where more than one target is there and none is missing."""
+    found = []
+    for kind in PAIRS:
+        mine = [row for row in rows if row.kind == kind]
+        if len(mine) < 2 or any(row.metrics is None for row in mine):
+            continue
+        groups: dict[str, dict[str, float | None]] = {}
+        for group in GROUPS:
+            groups[group] = {}
+            for metric in TASKS[benchmark.task]:
+                values = [value for row in mine if (value := row.value(group, metric)) is not None]
+                groups[group][metric] = sum(values) / len(values) if len(values) == len(mine) else None
+        found.append(Row("mean", kind, float("nan"), float("nan"), groups))
+    return found
+
+
+def reported_mean(benchmark: Benchmark, method: str) -> float | None:
+    """A published method's mean over the targets: as stated, or computed where all are."""
+    figures = benchmark.published[method]
+    if "mean" in figures:
+        return figures["mean"]
+    if any(target not in figures for target in benchmark.targets):
+        return None
+    return sum(figures[target] for target in benchmark.targets) / len(benchmark.targets)
+
+
+def header(benchmark: Benchmark) -> list[str]:
+    """Titles of :func:`cells`."""
+    metrics = TASKS[benchmark.task]
+    first = metrics[0]
+    boxes = ["box AP"] if benchmark.task == "instances" else []
+    return [
+        "target", "pair", "alpha", "beta", *metrics, *boxes, f"seen {first}", f"unseen {first}", f"harmonic {first}",
+        f"{benchmark.compare or 'published'} {first}", "gap",
+    ]  # fmt: skip
+
+
+def cells(benchmark: Benchmark, rows: Sequence[Row]) -> list[list[str]]:
+    """The whole table as text, a list a row; ``-`` for what is undefined, and the reason where a target is missing."""
+    metrics = TASKS[benchmark.task]
+    table = []
+    for row in [*rows, *mean_rows(benchmark, rows)]:
+        pair = ["", ""] if row.alpha != row.alpha else [f"{row.alpha:g}", f"{row.beta:g}"]
+        reported = _reported(benchmark, row)
+        own = row.value("all", metrics[0])
+        values = [row.value("all", metric) for metric in metrics]
+        if benchmark.task == "instances":
+            values.append((row.metrics or {}).get("boxes", {}).get("all", {}).get("AP"))
+        values += [row.value(group, metrics[0]) for group in GROUPS[1:]]
+        gap = None if own is None or reported is None else own - reported
+        kind = f"missing: {row.missing}" if row.missing else row.kind
+        figures = [_text(value, 2) for value in (*values, reported)]
+        table.append([row.target, kind, *pair, *figures, "-" if gap is None else f"{gap:+.2f}"])
+    return table
+
+
+def _reported(benchmark: Benchmark, row: Row) -> float | None:
+    if row.target == "mean":
+        method = benchmark.compare or ""
+        return reported_mean(benchmark, method) if method in benchmark.published else None
+    return benchmark.reported(row.target)
+
+
+def terminal(benchmark: Benchmark, rows: Sequence[Row]) -> str:
+    """The table in two blocks of at most 80 columns, and the published rows below."""
+    metrics = TASKS[benchmark.task]
+    first = metrics[0]
+    rule = "-" * 80
+    own = [*rows, *mean_rows(benchmark, rows)]
+    head = f"{first:20}{'alpha':>7}{'beta':>6}{'all':>8}{'seen':>8}{'unseen':>8}{'h. mean':>8}"
+    lines = [head + f"{(benchmark.compare or 'paper')[:7]:>8}{'gap':>7}", rule]
+    for row in own:
+        if row.missing:
+            if row.kind == "published":  # once is enough
+                lines.append(f"{_fit(row.target, 20):20}  missing: {row.missing}"[:80])
+            continue
+        reported, value = _reported(benchmark, row), row.value("all", first)
+        gap = "-" if reported is None or value is None else f"{value - reported:+.1f}"
+        line = _start(row) + "".join(f"{_text(row.value(group, first)):>8}" for group in GROUPS)
+        lines.append(f"{line}{_text(reported):>8}{gap:>7}")
+    lines += ["", f"{'all classes':33}" + "".join(f"{TITLES.get(key, key)[:7]:>7}" for key in metrics), rule]
+    if benchmark.task == "instances":
+        lines[-2] += f"{'box':>5}"
+    for row in own:
+        if not row.missing:
+            lines.append(_start(row) + "".join(f"{_text(row.value('all', key)):>7}" for key in metrics))
+            if benchmark.task == "instances":
+                lines[-1] += f"{_text((row.metrics or {}).get('boxes', {}).get('all', {}).get('AP')):>5}"
+    if benchmark.published:
+        targets = list(benchmark.targets)
+        lines += ["", f"{'published ' + first:22}" + "".join(f"{_fit(name, 12):>14}" for name in targets), rule]
+        for method, figures in benchmark.published.items():
+            lines.append(f"{_fit(method, 22):22}" + "".join(f"{_text(figures.get(name), 2):>14}" for name in targets))
+    lines += ["", "* exponents published for this test set; the other row has one pair for all"]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _start(row: Row) -> str:
+    star = "*" if row.kind == "published" else " "
+    pair = f"{'':13}" if row.alpha != row.alpha else f"{row.alpha:>7g}{row.beta:>6g}"
+    return f"{_fit(row.target, 18):18}{star} {pair}"
+
+
+def markdown(benchmark: Benchmark, rows: Sequence[Row]) -> str:
+    """A pipe table, with the published rows below it."""
+    titles, table = header(benchmark), cells(benchmark, rows)
+    lines = [_pipes(titles), _pipes(["---", "---", *["---:"] * (len(titles) - 2)]), *map(_pipes, table)]
+    if benchmark.published:
+        targets = list(benchmark.targets)
+        lines += ["", _pipes([f"published {TASKS[benchmark.task][0]}", *targets, "mean"])]
+        lines.append(_pipes(["---", *["---:"] * (len(targets) + 1)]))
+        for method, figures in benchmark.published.items():
+            line = [*(figures.get(target) for target in targets), reported_mean(benchmark, method)]
+            lines.append(_pipes([method, *(_text(value, 2) for value in line)]))
+    return "\n".join(lines) + "\n"
+
+
+def latex(benchmark: Benchmark, rows: Sequence[Row]) -> str:
+    """A ``tabular`` for ``booktabs``."""
+    titles, table = header(benchmark), cells(benchmark, rows)
+    body = [" & ".join(map(_escape, line)) + r" \\" for line in table]
+    head = " & ".join(map(_escape, titles)) + r" \\"
+    start = rf"\begin{{tabular}}{{ll{'r' * (len(titles) - 2)}}}"
+    return "\n".join([start, r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}", ""])
+
+
+def comma_separated(benchmark: Benchmark, rows: Sequence[Row]) -> str:
+    """CSV with a header; what is undefined is empty."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(header(benchmark))
+    writer.writerows([["" if cell == "-" else cell for cell in line] for line in cells(benchmark, rows)])
+    return file.getvalue()
+
+
+def as_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Every figure of every row, per class too."""
+    return [asdict(row) for row in rows]
+
+
+def _pipes(items: Sequence[str]) -> str:
+    return "| " + " | ".join(item.replace("|", r"\|") for item in items) + " |"
+
+
+def _escape(text: str) -> str:
+    return "".join({"_": r"\_", "&": r"\&", "%": r"\%", "#": r"\#"}.get(letter, letter) for letter in text)
+
+
+def _text(value: float | None, digits: int = 1) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _fit(name: str, width: int) -> str:
+    return name if len(name) <= width else name[: width - 1] + "…"

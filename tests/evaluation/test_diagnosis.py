@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+
+from score.detections import Detection
+from score.errors import DataError
+from score.evaluation.coco import coco_metrics
+from score.evaluation.diagnosis import Diagnosis, Findings, ImageQuality, best_and_worst
+from tests.evaluation.coco_cases import HEIGHT, WIDTH, crowded_scenes, record, rectangle
+
+NAMES = ["ship", "car", "plane"]
+A, B, C, D = (rectangle(x, 0, 20, 20) for x in (0, 40, 80, 120))
+
+
+def names(count: int) -> list[str]:
+    return [f"class {index}" for index in range(count)]
+
+
+def test_curves_by_hand() -> None:
+    """Two objects. Best first: a hit, a miss, a hit at IoU 0.6: precision 1 up to recall 0.5, then 2/3 or nothing."""
+    diagnosis = Diagnosis(["ship", "car"])
+    truth = record(7, [(0, rectangle(0, 0, 10, 10)), (0, rectangle(50, 50, 10, 10))])
+    found = [(0.7, rectangle(50, 50, 10, 6)), (0.9, rectangle(0, 0, 10, 10)), (0.8, rectangle(100, 100, 10, 10))]
+    diagnosis.add(truth, [Detection(0, score, rle) for score, rle in found])
+    curves = diagnosis.finish().curves
+    assert curves.shape == (2, 2, 101)
+    assert curves[0, 0] == pytest.approx([1] * 51 + [2 / 3] * 50)
+    assert curves[1, 0] == pytest.approx([1] * 51 + [0] * 50)
+    assert np.isnan(curves[:, 1]).all()  # no car anywhere
+
+
+@pytest.mark.parametrize(("seed", "classes", "per_image"), [(0, 5, 30), (1, 2, 60), (2, 12, 300)])
+def test_curves_are_those_of_the_metrics(seed: int, classes: int, per_image: int) -> None:
+    records, detections = crowded_scenes(seed, images=12, classes=classes, per_image=per_image)
+    diagnosis = Diagnosis(names(classes), max_detections=20)
+    for item in sorted(records, key=lambda item: item["image_id"]):
+        diagnosis.add(item, detections.get(item["image_id"], []))
+    findings = diagnosis.finish()
+    metrics = coco_metrics(records, detections, names(classes), [True] * classes, max_detections=20)["per_class"]
+    assert findings.instances.tolist() == [item["instances"] for item in metrics.values()]
+    for key, curves in zip(("AP50", "AP75"), findings.curves, strict=True):
+        expected = [np.nan if item[key] is None else item[key] for item in metrics.values()]
+        assert 100 * curves.mean(axis=1) == pytest.approx(expected, nan_ok=True)
+
+
+def diagnose(*images: tuple[list[tuple], list[tuple]]) -> Findings:
+    """Objects ``(class, rle)``, the last a crowd if it has a third entry, and detections ``(class, score, rle)``."""
+    diagnosis = Diagnosis(NAMES, score=0.3)
+    for image_id, (objects, found) in enumerate(images):
+        crowds = [index for index, item in enumerate(objects) if len(item) > 2]
+        diagnosis.add(record(image_id, [item[:2] for item in objects], crowds), [Detection(*item) for item in found])
+    return diagnosis.finish()
+
+
+def test_confusion_by_hand() -> None:
+    """A ship found, a car called a plane, a plane missed, a ship where nothing is, and an unsure detection."""
+    found = [(0, 0.9, A), (2, 0.8, B), (0, 0.7, D), (2, 0.2, C)]
+    findings = diagnose(([(0, A), (1, B), (2, C)], found))
+    assert findings.confusion.tolist() == [[1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1], [1, 0, 0, 0]]
+    assert findings.images == [ImageQuality(0, pytest.approx(2 / (2 + 2 + 2)), tp=1, fp=2, fn=2)]
+
+
+def test_the_best_score_takes_the_object() -> None:
+    """As in COCO's AP, the right name counts for F1 even below a wrong one; in the matrix one object has one name."""
+    findings = diagnose(([(0, A)], [(0, 0.8, A), (1, 0.9, A)]))
+    assert findings.confusion.tolist() == [[0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [1, 0, 0, 0]]
+    assert findings.images == [ImageQuality(0, pytest.approx(2 / 3), tp=1, fp=1, fn=0)]
+
+
+def test_what_lies_on_a_crowd_counts_nowhere() -> None:
+    findings = diagnose(([(0, A), (1, B, "crowd")], [(0, 0.9, A), (1, 0.8, B), (1, 0.7, B)]))
+    assert findings.confusion.sum() == findings.confusion[0, 0] == 1
+    assert findings.images == [ImageQuality(0, 1.0, tp=1, fp=0, fn=0)]
+    assert findings.instances.tolist() == [1, 0, 0]
+
+
+def test_every_object_and_detection_is_in_the_matrix_once() -> None:
+    records, detections = crowded_scenes(5, images=20, classes=4, per_image=30)
+    for item in records:
+        item["annotations"] = [annotation for annotation in item["annotations"] if not annotation["iscrowd"]]
+    diagnosis = Diagnosis(names(4), score=0.5)
+    for item in records:
+        diagnosis.add(item, detections.get(item["image_id"], []))
+    findings = diagnosis.finish()
+    assert findings.confusion[:-1].sum(axis=1).tolist() == findings.instances.tolist()
+    sure = [item.label for items in detections.values() for item in items if item.score >= 0.5]
+    assert findings.confusion[:, :-1].sum(axis=0).tolist() == np.bincount(sure, minlength=4).tolist()
+    assert sum(item.tp + item.fp for item in findings.images) == len(sure)
+    assert sum(item.tp + item.fn for item in findings.images) == findings.instances.sum()
+
+
+def test_images_without_anything_are_not_ranked() -> None:
+    findings = diagnose(([], []), ([], [(0, 0.1, A)]), ([], [(0, 0.9, A)]), ([(0, A)], []))
+    assert findings.images == [ImageQuality(2, 0.0, tp=0, fp=1, fn=0), ImageQuality(3, 0.0, tp=0, fp=0, fn=1)]
+
+
+def test_best_and_worst_order() -> None:
+    images = [
+        ImageQuality("small", 1.0, 1, 0, 0),
+        ImageQuality("large", 1.0, 9, 0, 0),
+        ImageQuality("half", 0.5, 1, 1, 1),
+        ImageQuality("missed", 0.0, 0, 0, 2),
+        ImageQuality("crammed", 0.0, 0, 5, 3),
+    ]
+    best, worst = best_and_worst(images, 2)
+    assert [item.image_id for item in best] == ["large", "small"]
+    assert [item.image_id for item in worst] == ["crammed", "missed"]
+    best, worst = best_and_worst(images, 5)
+    assert [item.image_id for item in best] == ["large", "small", "half"]  # nothing found is not among the best
+    assert [item.image_id for item in worst] == ["crammed", "missed"]  # no image is in both
+    assert best_and_worst([], 3) == ([], [])
+
+
+def test_detections_of_another_dataset_are_refused() -> None:
+    diagnosis = Diagnosis(NAMES)
+    with pytest.raises(DataError, match="image 4"):
+        diagnosis.add(record(4, []), [Detection(3, 0.5, A)])
+    with pytest.raises(DataError, match="image 5"):
+        diagnosis.add(record(5, []), [Detection(0, 0.5, rectangle(0, 0, 5, 5, height=10, width=10))])
+
+
+def test_no_masks_are_kept() -> None:
+    """Everything it keeps, pickled, grows less with an image than that image's only mask takes."""
+    noise = np.asfortranarray(np.random.default_rng(0).random((HEIGHT, WIDTH)) > 0.5).astype(np.uint8)
+    mask = coco_mask.encode(noise)
+    diagnosis = Diagnosis(["ship"])
+    sizes = []
+    for index in range(20):
+        diagnosis.add(record(index, [(0, mask)]), [Detection(0, 0.5, mask)])
+        sizes.append(len(pickle.dumps(diagnosis)))
+    assert (sizes[-1] - sizes[9]) / 10 < len(mask["counts"]) / 10

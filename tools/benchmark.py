@@ -1,0 +1,82 @@
+"""Make a benchmark's table: ``tools/benchmark.py benchmark=isaid_transfer model=FOLDER [KEY=VALUE ...]``.
+
+Every target at the published exponents and at one fixed pair, beside the paper's figures; targets that are not on this
+disk are listed as missing. Each dataset is predicted once; what is finished is not done again.
+"""
+
+from __future__ import annotations
+
+import shlex
+import time
+from pathlib import Path
+
+from command import CONFIGS, command
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+
+@command("commands/benchmark")
+def main(config: DictConfig) -> None:
+    from score.engine import benchmark as runner  # not before the settings have been read: PyTorch takes seconds
+    from score.engine import reports, runtime
+    from score.engine.study import Study
+    from score.evaluation import benchmark as tables
+    from score.evaluation.table import save_json
+    from score.files import check_writable, write_text
+
+    OmegaConf.to_container(config, throw_on_missing=True)
+    start = time.time()
+    runtime.log_to_stdout()
+    benchmark = tables.read(str(config.benchmark), CONFIGS / "benchmark")
+    output = Path(config.output) / benchmark.name
+    check_writable(output)
+    device = runtime.select_device(config.runtime.device, config.runtime.threads)
+    study = Study(
+        Path(config.model),
+        Path(config.predictions),
+        device,
+        overrides=config.overrides,
+        workers=config.runtime.workers,
+        limit=config.limit,
+    )
+    counts = {"top_k": config.top_k, "max_detections": config.max_detections}
+    rows, facts = runner.run(benchmark, study, output, **counts, root=config.paths.datasets)
+    came_from = {
+        "model": str(config.model),
+        "command": shlex.join(["tools/benchmark.py", *HydraConfig.get().overrides.task]),
+        "weights": study.origin["weights"],
+        "seed": study.config.get("seed"),
+        "device": str(device),
+        "versions": runtime.versions(),
+    }
+    for row in rows if config.report else []:
+        if row.metrics is not None and row.kind == "published":
+            with study.predicted(row.target) as predicted:
+                pair = {"alpha": row.alpha, "beta": row.beta, **counts}
+                path = output / f"{row.target}.html"
+                shown = {**came_from, "dataset": predicted.facts["dataset"]}
+                reports.write(path, predicted, row.metrics, **pair, pictures=config.pictures, facts=shown)
+                print(f"{row.target}: report {path}")
+    texts = {
+        "table.md": tables.markdown(benchmark, rows),
+        "table.csv": tables.comma_separated(benchmark, rows),
+        "table.tex": tables.latex(benchmark, rows),
+    }
+    for name, text in texts.items():
+        write_text(output / name, text)
+    save_json(output / "results.json", tables.as_json(rows))
+    manifest = {
+        **came_from,
+        "config": OmegaConf.to_container(config, resolve=True),
+        "trained_with": OmegaConf.to_container(study.config, resolve=True),
+        "origin": study.origin,
+        "targets": facts,
+        "seconds": round(time.time() - start, 1),
+        "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }
+    save_json(output / "manifest.json", manifest)
+    print(f"\n{tables.terminal(benchmark, rows)}\n\n{output}: {', '.join([*texts, 'results.json', 'manifest.json'])}")
+
+
+if __name__ == "__main__":
+    main()
