@@ -16,6 +16,8 @@ from omegaconf import DictConfig
 def main(config: DictConfig) -> None:
     from score.engine.trainer import train  # not before the settings have been read: PyTorch takes seconds
 
+    groups = HydraConfig.get().runtime.choices
+    config.choices = {key: groups[key] for key in sorted(groups) if not key.startswith("hydra")}
     train(config, shlex.join(["tools/train.py", *HydraConfig.get().overrides.task]))
 
 

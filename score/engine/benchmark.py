@@ -43,7 +43,7 @@ def run(
     rows: list[Row] = []
     facts: dict[str, dict[str, Any]] = {}
     for target in benchmark.targets:
-        reason = missing(target)
+        reason = missing(target, benchmark.targets[target])
         if reason:
             logger.info(f"{target}: missing, {reason}")
             rows += [Row(target, kind, *benchmark.pair(target, kind), None, reason) for kind in PAIRS]
@@ -58,8 +58,17 @@ def run(
     return rows, facts
 
 
-def missing(target: str) -> str:
-    """Why a target cannot be scored here, or an empty text: it is not known, or its files are not on this disk."""
+def missing(target: str, settings: Mapping[str, Any]) -> str:
+    """Why a target cannot be scored here, or an empty text: it is not known, or its files are not on this disk.
+
+    Args:
+        target: its name; one's own files are registered under it.
+        settings: its ``json`` and ``images`` where they are one's own.
+    """
+    if "json" in settings:
+        if not Path(settings["json"]).is_file():
+            return f"no {settings['json']}"
+        specs.custom(Path(settings["json"]), Path(settings["images"]), target)
     try:
         specs.require(target)
     except DataError:

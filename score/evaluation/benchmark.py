@@ -27,7 +27,7 @@ class Benchmark:
     Attributes:
         name: of the file.
         task: ``instances`` or ``semantic``.
-        targets: dataset to its published ``alpha`` and ``beta``.
+        targets: dataset to its published ``alpha`` and ``beta``; one's own files as ``json`` and ``images``.
         fixed: the one pair.
         published: method to its figures by dataset; ``mean`` is one over the targets.
         compare: the method that gaps are to, or None.
@@ -35,7 +35,7 @@ class Benchmark:
 
     name: str
     task: str
-    targets: Mapping[str, Mapping[str, float]]
+    targets: Mapping[str, Mapping[str, Any]]
     fixed: Mapping[str, float]
     published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     compare: str | None = None
