@@ -50,7 +50,7 @@ def main(config: DictConfig) -> None:
         "versions": runtime.versions(),
     }
     for row in rows if config.report else []:
-        if row.metrics is not None and row.kind == "published":
+        if row.metrics is not None and row.kind == "published" and benchmark.task == "instances":
             with study.predicted(row.target) as predicted:
                 pair = {"alpha": row.alpha, "beta": row.beta, **counts}
                 path = output / f"{row.target}.html"

@@ -11,14 +11,14 @@ from pathlib import Path
 import hydra
 from command import command
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 
 @command("commands/evaluate")
 def main(config: DictConfig) -> None:
     import score.engine.inference as inference  # not before the settings have been read: PyTorch takes seconds
     from score.engine import runtime
-    from score.evaluation.table import save_json, summary, table
+    from score.evaluation.table import save_json, summary, tables
     from score.files import check_writable
     from score.weights import folder
 
@@ -45,13 +45,17 @@ def main(config: DictConfig) -> None:
             shuffle_vocabulary=config.shuffle_vocabulary,
             pictures=config.pictures,
             picture_folder=output / "pictures" / dataset,
+            tasks=OmegaConf.to_container(config.tasks) if isinstance(config.tasks, ListConfig) else config.tasks,
+            min_score=config.min_score,
+            background=config.background,
+            labels=Path(config.labels) if config.labels else None,
         )
         name = dataset if config.shuffle_vocabulary is None else f"{dataset}_shuffled"
         path = output / f"{name}.json"
         save_json(path, {"dataset": dataset, **source, "versions": runtime.versions(), **results})
-        print(f"{name}: {results['seconds_per_image']:.2f} s an image, saved as {path}\n{table(results)}\n")
+        print(f"{name}: {results['seconds_per_image']:.2f} s an image, saved as {path}\n{tables(results)}\n")
         rows[name] = results
-    if len(rows) > 1:
+    if len(rows) > 1 and all("all" in results for results in rows.values()):
         print(summary(rows))
 
 

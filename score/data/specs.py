@@ -22,6 +22,7 @@ from detectron2.structures import BoxMode
 
 import score
 from score.data import check, synthetic
+from score.data.labels import read_folders
 from score.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -35,12 +36,16 @@ CACHE_VARIABLE = "SCORE_CACHE"
 class Split:
     """One split of a dataset: paths relative to the root, and counts where they are known.
 
+    ``labels`` is a folder of label images, whose values are positions in the classes (255: unlabelled), for a semantic
+    dataset; all others have ``annotations``.
+
     ``part`` takes a share of the files' images, for a set without an official split: ``{seed, start, end}``, the ends
     in 0..1 of the images in an order drawn from the seed.
     """
 
     images: str
-    annotations: str
+    annotations: str | None = None
+    labels: str | None = None
     expected: dict[str, int] = field(default_factory=dict)  # images, instances
     part: dict[str, Any] | None = None
 
@@ -80,6 +85,7 @@ class _Source:
     draw: partial[Path] | None = None  # makes the files of a synthetic split
     part: tuple[tuple[str, Any], ...] | None = None  # the share of the images that is taken
     licence: str = ""  # terms of use, for cards and reports
+    labels: Path | None = None  # of a semantic dataset, in place of the JSON
 
 
 def read_spec(path: Path) -> Spec:
@@ -125,7 +131,9 @@ def register(
 def _source(spec: Spec, split: str, root: Path | None, cache: Path, generate: Mapping[str, Any]) -> _Source:
     """Where a split is, or will be drawn."""
     paths, draw = spec.splits[split], None
-    if spec.generate is not None and not (root and (root / paths.annotations).is_file()):
+    if (paths.annotations is None) == (paths.labels is None):
+        raise DataError(f"datasets/{spec.name}.yaml: {split} needs either annotations or labels")
+    if spec.generate is not None and not (root and (root / (paths.annotations or "")).is_file()):
         settings = {**spec.generate, **generate}
         images = {**spec.generate["images"], **generate.get("images", {})}[split]
         size, seed = settings["size"], settings["seed"]
@@ -133,7 +141,8 @@ def _source(spec: Spec, split: str, root: Path | None, cache: Path, generate: Ma
         draw = partial(synthetic.generate, root, spec.name, split, images=images, size=size, seed=seed)
     return _Source(
         names=spec.classes,
-        json=root / paths.annotations if root else None,
+        json=root / paths.annotations if root and paths.annotations else None,
+        labels=root / paths.labels if root and paths.labels else None,
         images=root / paths.images if root else None,
         states_names=f"datasets/{spec.name}.yaml",
         expected=tuple(paths.expected.items()),
@@ -191,7 +200,7 @@ def _register(name: str, split: str, source: _Source) -> None:
         thing_classes=list(source.names),
         json_file=str(source.json) if source.json else None,
         image_root=str(source.images) if source.images else None,
-        evaluator_type="coco",
+        evaluator_type="sem_seg" if source.labels else "coco",
         licence=source.licence,
         score_name=name,
         score_split=split,
@@ -233,6 +242,8 @@ def load(name: str) -> list[dict[str, Any]]:
 
 def _load(name: str, source: _Source) -> list[dict[str, Any]]:
     """Read, check and convert; what the catalog calls."""
+    if source.images is not None and source.labels is not None:
+        return read_folders(source.images, source.labels)
     if source.json is None or source.images is None:
         raise DataError(f"{name}: no root of datasets is set; set {ROOT_VARIABLE}=FOLDER or paths.datasets=FOLDER")
     if source.draw is not None:

@@ -19,6 +19,7 @@ from score.engine import predictions
 from score.engine.study import Predicted, Study
 from score.errors import DataError
 from score.evaluation.benchmark import PAIRS, Benchmark, Row
+from score.evaluation.coco import Metrics
 from score.evaluation.table import save_json
 
 logger = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ def run(
             facts[target] = {"missing": reason}
             continue
         start = time.perf_counter()
-        cells = Cells(study, target, output / "cells", top_k, max_detections)
+        cells = Cells(study, target, benchmark.task, output / "cells", top_k, max_detections)
         for kind in PAIRS:
             alpha, beta = benchmark.pair(target, kind)
             rows.append(Row(target, kind, alpha, beta, cells.get(alpha, beta)))
@@ -73,8 +74,9 @@ def missing(target: str, settings: Mapping[str, Any]) -> str:
         specs.require(target)
     except DataError:
         return "no such dataset is registered"
-    path = MetadataCatalog.get(target).json_file
-    if specs.is_drawn(target) or (path is not None and Path(path).is_file()):
+    found = MetadataCatalog.get(target)
+    path = found.image_root if found.evaluator_type == "sem_seg" else found.json_file
+    if specs.is_drawn(target) or (path is not None and Path(path).exists()):
         return ""
     return f"no {Path(*Path(path).parts[-3:])}" if path else "no root of datasets is set"
 
@@ -85,21 +87,23 @@ class Cells:
     Args:
         study: the model.
         target: a registered dataset.
+        task: ``instances`` or ``semantic``.
         folder: of finished cells.
         top_k, max_detections: of an image.
     """
 
-    def __init__(self, study: Study, target: str, folder: Path, top_k: int, max_detections: int) -> None:
-        self.study, self.target, self.folder = study, target, folder
+    def __init__(self, study: Study, target: str, task: str, folder: Path, top_k: int, max_detections: int) -> None:
+        self.study, self.target, self.task, self.folder = study, target, task, folder
         self.top_k, self.max_detections = top_k, max_detections
         records = test_records(target, study.limit)
         self.images = len(records)
         self.facts = study.facts(target, records)
 
-    def get(self, alpha: float, beta: float) -> Mapping[str, Any]:
+    def get(self, alpha: float, beta: float) -> Metrics:
         """Figures at one pair."""
         question: dict[str, Any] = {
             **self.facts,
+            "task": self.task,
             "alpha": alpha,
             "beta": beta,
             "top_k": self.top_k,
@@ -110,12 +114,15 @@ class Cells:
         if path.is_file():
             logger.info(f"{self.target}  alpha {alpha:g}  beta {beta:g}  finished before")
             return json.loads(path.read_text(encoding="utf-8"))["metrics"]
-        with self.study.predicted(self.target) as predicted:
-            metrics = self._score(predicted, alpha, beta)
+        if self.task == "semantic":
+            metrics = self.study.semantic(self.target, alpha, beta)
+        else:
+            with self.study.predicted(self.target) as predicted:
+                metrics = self._score(predicted, alpha, beta)
         save_json(path, {"question": question, "metrics": metrics})
         return metrics
 
-    def _score(self, predicted: Predicted, alpha: float, beta: float) -> Mapping[str, Any]:
+    def _score(self, predicted: Predicted, alpha: float, beta: float) -> Metrics:
         start = time.perf_counter()
         metrics = predicted.score(alpha, beta, self.top_k, self.max_detections)
         seconds = time.perf_counter() - start

@@ -17,8 +17,9 @@ from omegaconf import DictConfig, ListConfig
 from score.data import specs
 from score.data.loaders import test_loader, test_records
 from score.detections import encode_instances, ground_truth, select
+from score.engine.tasks import choose
+from score.engine.tasks import evaluators as task_evaluators
 from score.errors import ConfigError
-from score.evaluation.coco import CocoEvaluator
 from score.evaluation.pictures import side_by_side
 from score.files import write_whole
 from score.model.score import SCORE
@@ -38,6 +39,8 @@ def evaluate(
     shuffle_vocabulary: int | None = None,
     pictures: int = 0,
     picture_folder: Path | None = None,
+    tasks: str | Sequence[str] | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
     """Score a model on a dataset, looking for that dataset's classes.
 
@@ -51,28 +54,33 @@ def evaluate(
         shuffle_vocabulary: a seed; deal class embeddings to other names, so that none keeps its own. What is found
             then is found without the words: a control.
         pictures: so many images, evenly spread, are drawn beside their ground truth into ``picture_folder``.
+        tasks: what to score, of :data:`score.engine.tasks.TASKS`; None for what the dataset is made for.
+        options: of :func:`score.engine.tasks.evaluators`.
 
     Returns:
-        What :func:`score.evaluation.coco.coco_metrics` returns, with ``seconds_per_image`` (loading, network and
-        encoding; one image at a time), ``ensemble`` and ``shuffle_vocabulary``. Empty on all processes but one.
+        What :meth:`score.evaluation.coco.CocoScorer.finish` returns, other tasks' figures under their names, with
+        ``seconds_per_image`` (loading, network and encoding; one image at a time), ``ensemble`` and
+        ``shuffle_vocabulary``. Empty on all processes but one.
     """
     names = list(MetadataCatalog.get(dataset).thing_classes)
     seen = [is_seen(name, model.train_names) for name in names]
     loader = test_loader(test_records(dataset, limit), mapper, workers)
+    chosen = choose(tasks, dataset)
     evaluators: list[DatasetEvaluator] = [
         Clock(dataset, len(loader)),
-        CocoEvaluator(dataset, names, seen, max_detections),
+        *task_evaluators(chosen, dataset, names, seen, max_detections=max_detections, **options),
     ]
     if pictures and picture_folder is not None:
         evaluators.append(Pictures(dataset, picture_folder, every=max(1, len(loader) // pictures), count=pictures))
-    before = model.names, model.selection.masks
+    before = model.names, model.selection.masks, model.semantic
     model.set_vocabulary(names if shuffle_vocabulary is None else deal(names, shuffle_vocabulary))
+    model.semantic = "semantic" in chosen
     model.selection.masks = "rle"  # 300 masks of a large image would not fit, and are encoded next anyway
     try:
         results = inference_on_dataset(model, loader, DatasetEvaluators(evaluators))
     finally:
         model.set_vocabulary(before[0])
-        model.selection.masks = before[1]
+        model.selection.masks, model.semantic = before[1:]
     if results:
         results["ensemble"] = {"alpha": model.ensemble.alpha, "beta": model.ensemble.beta}
         results["shuffle_vocabulary"] = shuffle_vocabulary

@@ -15,6 +15,7 @@ from detectron2.data import MetadataCatalog
 
 from score.data.loaders import test_records
 from score.engine import predictions
+from score.engine.inference import evaluate
 from score.evaluation.cache import CachedImage, PredictionCache
 from score.evaluation.coco import CocoScorer, Metrics
 from score.model.classifier import Ensemble
@@ -91,6 +92,17 @@ class Study:
         """What predictions of a dataset depend on."""
         names = list(MetadataCatalog.get(dataset).thing_classes)
         return {**self.origin, "dataset": predictions.fingerprint(records), "names": names, "embeds": embeds}
+
+    def semantic(self, dataset: str, alpha: float, beta: float) -> Metrics:
+        """What :class:`SemanticEvaluator` says at one pair; maps of all classes are too large to be cached."""
+        ensemble = self.model.ensemble
+        before = ensemble.alpha, ensemble.beta
+        ensemble.alpha, ensemble.beta = alpha, beta
+        try:
+            found = evaluate(self.model, dataset, self.mapper, workers=self.workers, limit=self.limit, tasks="semantic")
+            return found["semantic"]
+        finally:
+            ensemble.alpha, ensemble.beta = before
 
     @contextmanager
     def predicted(self, dataset: str, embeds: bool = False) -> Iterator[Predicted]:

@@ -16,7 +16,7 @@ from score.evaluation.coco import METRICS
 
 PAIRS = ("published", "fixed")
 GROUPS = ("all", "seen", "unseen", "harmonic")
-TASKS = {"instances": METRICS, "semantic": ("mIoU", "fwIoU", "pixel accuracy")}
+TASKS = {"instances": METRICS, "semantic": ("mIoU", "fwIoU", "aAcc", "mAcc")}
 TITLES = {"AP": "AP", "AP50": "50", "AP75": "75", "APs": "S", "APm": "M", "APl": "L"}
 
 

@@ -1,7 +1,7 @@
 """COCO AP of masks or boxes: over all, seen and unseen classes, their harmonic mean, and per class.
 
 :class:`CocoScorer` takes images one by one and keeps no mask, so memory stays flat; :func:`coco_metrics` feeds it from
-what is in memory, :class:`CocoEvaluator` from a model behind detectron2's protocol. Neither needs a model.
+what is in memory, :class:`CocoEvaluator` with a model's output behind detectron2's protocol.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from score.detections import Detection, encode_segmentation
-from score.errors import DataError
+from score.evaluation.coco import CocoScorer
 
 CURVE_IOUS = (0.5, 0.75)
 """The mask IoU of each set of curves."""
@@ -36,7 +36,6 @@ class Findings:
 
     Attributes:
         names: the classes.
-        instances: ``[C]`` int64, how many of each are annotated, crowds left out.
         curves: ``[2, C, 101]``, precision 0 .. 1 at the recalls 0, 0.01 .. 1 for each of :data:`CURVE_IOUS`; its mean
             is the class's AP at that IoU. NaN for a class without instances.
         confusion: ``[C + 1, C + 1]`` int64, rows are the truth and columns the prediction. The last column counts
@@ -47,7 +46,6 @@ class Findings:
     """
 
     names: list[str]
-    instances: NDArray[np.int64]
     curves: NDArray[np.float64]
     confusion: NDArray[np.int64]
     images: list[ImageQuality]
@@ -66,22 +64,14 @@ class Diagnosis:
         names: the ``C`` classes.
         score: detections below this count in the curves only.
         iou: the least mask IoU of a match, except in the curves.
-        max_detections: the best so many of each image count, as in ``coco_metrics``.
+        max_detections: the best so many of each image count, as in ``CocoScorer``.
     """
 
     def __init__(self, names: Sequence[str], score: float = 0.3, iou: float = 0.5, max_detections: int = 300) -> None:
         self.names, self.score, self.iou, self.max_detections = list(names), score, iou, max_detections
-        classes = len(self.names)
-        params = hotcoco.Params("segm")
-        params.iou_thrs = list(CURVE_IOUS)
-        params.area_rng, params.area_rng_lbl = [[0, 1e10]], ["all"]
-        params.max_dets = [max_detections]
-        categories = [{"id": index, "name": str(index)} for index in range(classes)]
-        self._stream = hotcoco.StreamingEval(categories, "segm", params=params)
-        self._instances = np.zeros(classes, dtype=np.int64)
-        self._confusion = np.zeros((classes + 1, classes + 1), dtype=np.int64)
+        self._scorer = CocoScorer(self.names, [True] * len(self.names), max_detections)
+        self._confusion = np.zeros((len(self.names) + 1, len(self.names) + 1), dtype=np.int64)
         self._images: list[ImageQuality] = []
-        self._taken = self._annotated = 0
 
     def add(self, record: Mapping[str, Any], detections: Sequence[Detection]) -> None:
         """Take one image.
@@ -91,59 +81,31 @@ class Diagnosis:
             detections: what was found in it, in any order.
 
         Raises:
-            DataError: a detection of another image size, or of a class that is not among the names.
+            DataError: what ``CocoScorer.add`` refuses.
         """
-        size, image_id = [record["height"], record["width"]], record["image_id"]
-        for item in detections:
-            if list(item.rle["size"]) != size or not 0 <= item.label < len(self.names):
-                raise DataError(
-                    f"a detection of class {item.label} and size {list(item.rle['size'])} in image {image_id} of size "
-                    f"{size}, of {len(self.names)} classes; were they made from another dataset?"
-                )
-        self._taken += 1
-        image = {"id": self._taken, "height": size[0], "width": size[1]}
-        truth = self._truth(record)
+        self._scorer.add(record, detections)
         best_first = sorted(detections, key=lambda item: -item.score)[: self.max_detections]
-        found: list[dict[str, Any]] = [
-            {"image_id": self._taken, "category_id": item.label, "score": item.score, "segmentation": item.rle}
+        found = [
+            {"image_id": 1, "category_id": item.label, "score": item.score, "segmentation": item.rle}
             for item in best_first
+            if item.score >= self.score
         ]
-        self._stream.update([image], truth, found)
-        sure = [item for item in found if item["score"] >= self.score]
-        if truth or sure:
-            self._match(image_id, image, truth, sure)
+        truth = _truth(record)
+        if truth or found:
+            self._match(record, truth, found)
 
     def finish(self) -> Findings:
         """Draw the curves; nothing can be added afterwards."""
-        evaluation = self._stream.finalize()
-        evaluation.accumulate()
+        evaluation = self._scorer.evaluation
         assert evaluation.eval is not None
-        precision = evaluation.eval["precision"][..., 0, 0]  # [IoU, recall, C]
+        chosen = [int(np.argmin(np.abs(np.subtract(evaluation.params.iou_thrs, iou)))) for iou in CURVE_IOUS]
+        precision = evaluation.eval["precision"][chosen, :, :, 0, -1]  # [2, recall, C]; without instances -1
         curves = np.where(precision < 0, np.nan, precision).transpose(0, 2, 1)
-        return Findings(
-            self.names, self._instances, curves, self._confusion, self._images, score=self.score, iou=self.iou
-        )
+        return Findings(self.names, curves, self._confusion, self._images, self.score, self.iou)
 
-    def _truth(self, record: Mapping[str, Any]) -> list[dict[str, Any]]:
-        truth = []
-        for item in record.get("annotations", ()):
-            self._annotated += 1  # COCO takes the id 0 for "not matched", so ids are given anew, from 1
-            truth.append(
-                {
-                    "id": self._annotated,
-                    "image_id": self._taken,
-                    "category_id": item["category_id"],
-                    "segmentation": encode_segmentation(item["segmentation"], record["height"], record["width"]),
-                    "iscrowd": int(item.get("iscrowd", 0)),
-                }
-            )
-            self._instances[item["category_id"]] += not truth[-1]["iscrowd"]
-        return truth
-
-    def _match(
-        self, image_id: int | str, image: dict[str, Any], truth: list[dict[str, Any]], found: list[dict[str, Any]]
-    ) -> None:
+    def _match(self, record: Mapping[str, Any], truth: list[dict[str, Any]], found: list[dict[str, Any]]) -> None:
         """Count one image in; a streaming evaluator has kept no masks in the end, so it counts neither of these."""
+        image = {"id": 1, "height": record["height"], "width": record["width"]}
         labels = sorted({item["category_id"] for item in (*truth, *found)})
         categories = [{"id": label, "name": str(label)} for label in labels]
         objects = hotcoco.COCO({"images": [image], "annotations": truth, "categories": categories})
@@ -154,7 +116,7 @@ class Diagnosis:
         matches = same_class.image_diagnostics(iou_thr=self.iou)
         for tp, fp, fn in ((item["tp"], item["fp"], item["fn"]) for item in matches["img_summary"].values()):
             if tp + fp + fn:
-                self._images.append(ImageQuality(image_id, 2 * tp / (2 * tp + fp + fn), tp, fp, fn))
+                self._images.append(ImageQuality(record["image_id"], 2 * tp / (2 * tp + fp + fn), tp, fp, fn))
 
         # load_res numbers detections from 1; those on crowds have no status
         counted = [item for number, item in enumerate(found, start=1) if number in matches["dt_status"]]
@@ -162,6 +124,19 @@ class Diagnosis:
         counts = any_class.confusion_matrix(iou_thr=self.iou, max_det=self.max_detections)["matrix"]
         where = [*labels, len(self.names)]
         self._confusion[np.ix_(where, where)] += counts.astype(np.int64)
+
+
+def _truth(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": number,  # COCO takes the id 0 for "not matched"
+            "image_id": 1,
+            "category_id": item["category_id"],
+            "segmentation": encode_segmentation(item["segmentation"], record["height"], record["width"]),
+            "iscrowd": int(item.get("iscrowd", 0)),
+        }
+        for number, item in enumerate(record.get("annotations", ()), start=1)
+    ]
 
 
 def best_and_worst(images: Sequence[ImageQuality], count: int) -> tuple[list[ImageQuality], list[ImageQuality]]:

@@ -168,14 +168,14 @@ def _kind(item: Mapping[str, Any]) -> str:
 def _panels(metrics: Metrics, findings: Findings) -> dict[str, Any]:
     """The plots of groups, and of those classes that have the most instances, the highest AP first."""
     rows = list(metrics["per_class"].values())
-    occurs = [index for index in range(len(rows)) if findings.instances[index]]
+    occurs = [index for index, row in enumerate(rows) if row["instances"]]
     groups = []
     for group in ("all", "seen", "unseen"):
         members = [index for index in occurs if group in ("all", _kind(rows[index]))]
         if len(members) > 1 and (group == "all" or len(members) < len(occurs)):
             title = "Mean of " + _of(len(members), "class" if group == "all" else f"{group} class")
             groups.append(_panel(title, metrics[group], findings.curves[:, members].mean(axis=1)))
-    chosen = sorted(occurs, key=lambda index: -findings.instances[index])[:CURVES]
+    chosen = sorted(occurs, key=lambda index: -rows[index]["instances"])[:CURVES]
     chosen.sort(key=lambda index: -(rows[index]["AP"] or 0))
     classes = [_panel(findings.names[index], rows[index], findings.curves[:, index]) for index in chosen]
     return {"groups": groups, "classes": classes, "occur": len(occurs)}

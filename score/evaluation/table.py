@@ -10,28 +10,50 @@ from typing import Any
 from score.files import write_whole
 
 COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+# Of every other evaluator: its name, the columns of groups, and those of classes where they differ.
+OTHERS = {
+    "boxes": ("box AP", COLUMNS, COLUMNS),
+    "panoptic": ("panoptic quality", ("PQ", "SQ", "RQ"), ("PQ", "SQ", "RQ")),
+    "oriented": ("oriented box AP", ("AP", "AP50", "AP75", "VOC07", "VOC12"), ("AP", "AP50", "AP75", "VOC07", "VOC12")),
+    "semantic": ("semantic", ("mIoU", "fwIoU", "aAcc", "mAcc"), ("IoU", "", "Acc", "")),
+}
 SUMMARY = ("AP", "AP50", "seen AP50", "unseen AP50")
 
 
-def table(metrics: Mapping[str, Any]) -> str:
-    """Lay out what ``coco_metrics`` returns: all, seen, unseen, harmonic mean, then each class.
+def tables(results: Mapping[str, Any]) -> str:
+    """Every table that results have: of masks, where they were scored, and of each other task."""
+    found = [table(results)] if "per_class" in results else []
+    found += [f"{title}\n{table(results[task], task)}" for task, (title, *_) in OTHERS.items() if task in results]
+    return "\n\n".join(found)
+
+
+def table(metrics: Mapping[str, Any], task: str = "masks") -> str:
+    """Lay out what an evaluator returns: all, seen, unseen, harmonic mean, then each class.
+
+    Args:
+        metrics: as ``CocoScorer.finish`` has them, or the scorer of another task.
+        task: one of :data:`OTHERS`, or ``masks``.
 
     Returns:
         Lines of at most 80 characters, without a last newline; ``-`` stands for what is undefined.
     """
     classes: Mapping[str, Mapping[str, Any]] = metrics["per_class"]
     rule = "-" * 80
-    lines = [_row("", "classes", "instances", COLUMNS), rule]
+    title, columns, own = OTHERS.get(task, ("mask AP", COLUMNS, COLUMNS))
+    count = "pixels" if task == "semantic" else "instances"
+    lines = [_row("", "classes", count, columns), rule]
     for group in ("all", "seen", "unseen"):
         members = [item for item in classes.values() if group in ("all", _kind(item))]
-        instances = sum(item["instances"] for item in members)
-        lines.append(_row(group, len(members), instances, [metrics[group][key] for key in COLUMNS]))
-    lines.append(_row("harmonic mean", "", "", [metrics["harmonic"].get(key, "") for key in COLUMNS]))
+        total = sum(item[count] for item in members)
+        lines.append(_row(group, len(members), _large(total), [metrics[group][key] for key in columns]))
+    lines.append(_row("harmonic mean", "", "", [metrics["harmonic"].get(key, "") for key in columns]))
     lines.append(rule)
     for name, item in classes.items():
-        lines.append(_row(name, _kind(item), item["instances"], [item[key] for key in COLUMNS]))
+        values = [item[key] if key else "" for key in own]
+        lines.append(_row(name, _kind(item), _large(item[count]), values))
     lines.append(rule)
-    lines.append(f"mask AP in percent; {metrics['images']} images, {metrics['detections']} detections")
+    found = f", {metrics['detections']} detections" if "detections" in metrics else ""
+    lines.append(f"{title} in percent; {metrics['images']} images{found}")
     return "\n".join(line.rstrip() for line in lines)
 
 
@@ -66,6 +88,10 @@ def save_json(path: str | Path, obj: Any, indent: int | None = 1) -> None:
 
 def _row(name: str, kind: int | str, instances: int | str, values: Sequence[float | str | None]) -> str:
     return f"{_fit(name, 26)}{kind:>8}{instances:>10}" + "".join(f"{_figure(value):>6}" for value in values)
+
+
+def _large(count: int) -> int | str:
+    return count if count < 10_000_000 else f"{count / 1e6:.0f} M"
 
 
 def _figure(value: float | str | None) -> str:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from score.detections import Detection
 from score.errors import OutputError
-from score.evaluation.coco import coco_metrics
+from score.evaluation.coco import CocoScorer
 from score.evaluation.diagnosis import Diagnosis, ImageQuality
 from score.evaluation.report import CONFUSED, CURVES, DASH, Picture, Section, write_report
 from tests.evaluation.coco_cases import crowded_scenes, record, rectangle
@@ -74,12 +74,12 @@ def write(
     seen: Sequence[bool],
     **further: Any,
 ) -> Page:
-    diagnosis = Diagnosis(names)
+    diagnosis, scorer = Diagnosis(names), CocoScorer(names, seen)
     for item in records:
         diagnosis.add(item, detections.get(item["image_id"], []))
-    metrics = coco_metrics(records, detections, names, seen)
+        scorer.add(item, detections.get(item["image_id"], []))
     options: dict[str, Any] = {"title": "A report", "facts": {}, **further}
-    write_report(folder / "report.html", metrics=metrics, findings=diagnosis.finish(), **options)
+    write_report(folder / "report.html", metrics=scorer.finish(), findings=diagnosis.finish(), **options)
     return Page(folder / "report.html")
 
 
@@ -225,7 +225,7 @@ def test_the_file_is_written_whole_or_refused(tmp_path: Path) -> None:
 
 
 def test_other_classes_are_refused(tmp_path: Path) -> None:
-    metrics = coco_metrics([record(0, [(0, A)])], {}, ["ship"], [True])
+    metrics = CocoScorer(["ship"], [True]).finish()
     with pytest.raises(ValueError, match="different classes"):
         write_report(
             tmp_path / "report.html", title="", facts={}, metrics=metrics, findings=Diagnosis(["car"]).finish()

@@ -160,3 +160,18 @@ def test_bad_input(place: Path, call: Call, tool: str, arguments: list[str], lin
     assert outcome.code == 2
     assert outcome.err.startswith("error: ") and line in outcome.err and outcome.err.count("\n") == 1
     assert files(place) == before
+
+
+def test_a_semantic_benchmark(place: Path, call: Call) -> None:
+    target = {"alpha": 0.0, "beta": 0.0, "json": "data/instances.json", "images": "data/images"}
+    own = {"task": "semantic", "fixed": {"alpha": 1, "beta": 1}, "targets": {"maps": target}}
+    own["targets"]["floodnet_val"] = {"alpha": 0.4, "beta": 0.8}
+    (place / "maps.yaml").write_text(yaml.safe_dump(own, sort_keys=False))
+    outcome = call("benchmark", "benchmark=maps.yaml", "model=model", *RUNTIME)
+    assert outcome.code == 0, outcome.err
+    assert "\nmIoU " in outcome.out and "floodnet_val          missing: no root of datasets is set" in outcome.out
+    with (place / "model" / "benchmark" / "maps" / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {"mIoU", "fwIoU", "aAcc", "seen mIoU"} <= rows[0].keys() and 0 <= float(rows[0]["mIoU"]) <= 100
+    again = call("benchmark", "benchmark=maps.yaml", "model=model", *RUNTIME)
+    assert again.out.count("finished before") == 2

@@ -82,3 +82,32 @@ def test_the_command_as_typed(place: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert "harmonic mean" in done.stdout
+
+
+def test_other_tasks_have_tables_of_their_own(place: Path, call: Call) -> None:
+    (place / "labels").mkdir()
+    for number in range(1, 7):
+        (place / "labels" / f"{number:03}.txt").write_text("gsd:0.5\n10 10 30 10 30 30 10 30 plane 0\n")
+    tasks = "tasks=[instances,boxes,panoptic,oriented,semantic]"
+    outcome = call("evaluate", *SETTINGS, tasks, "labels=labels", "output=out")
+    assert outcome.code == 0, outcome.err
+    assert max(len(line) for line in outcome.out.splitlines()) <= 80
+    results = saved(place / "out")
+    assert {"boxes", "panoptic", "oriented", "semantic", "per_class"} <= results.keys()
+    assert results["oriented"]["per_class"]["plane"]["instances"] == 6
+    for last in ("mask AP", "box AP", "panoptic quality", "oriented box AP", "semantic"):
+        assert f"\n{last} in percent; 6 images" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        (("tasks=keypoints",), "tasks=keypoints: not of instances, boxes, panoptic, oriented, semantic"),
+        (("tasks=oriented",), "tasks=oriented needs labels=FOLDER"),
+        (("tasks=oriented", "labels=gone"), "001.txt: cannot be read as DOTA labels"),
+    ],
+)
+def test_tasks_that_cannot_be_scored(place: Path, call: Call, settings: tuple[str, ...], line: str) -> None:
+    outcome = call("evaluate", *SETTINGS, *settings, "output=out")
+    assert outcome.code == 2 and line in outcome.err and outcome.err.count("\n") == 1
+    assert not (place / "out").exists()
