@@ -49,6 +49,10 @@ def command(config: str, words: Sequence[str] = ()) -> Callable[[Callable[[DictC
         @functools.wraps(main)
         def guarded() -> None:
             os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would otherwise print and exit on
+            # a launcher's processes find this file there: submitit hands them a pickled call
+            os.environ["PYTHONPATH"] = os.pathsep.join(
+                [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+            )
             for place, key in enumerate(words, start=1):
                 if place == len(sys.argv) or not re.fullmatch(r"\w+", sys.argv[place]):
                     break

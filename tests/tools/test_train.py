@@ -105,3 +105,20 @@ def test_the_command_as_typed_and_ctrl_c(place: Path) -> None:
     finished = subprocess.run(again, cwd=place, env=environment(), capture_output=True, text=True, timeout=240)
     assert finished.returncode == 0, finished.stderr
     load(place / "run")
+
+
+def test_the_ablation_is_a_multirun_that_folds_into_a_table(place: Path, call: Call) -> None:
+    small = ("backbone=tiny", "scene=tiny", *SETTINGS[3:5], *SETTINGS[6:], "input.test.longest=64")
+    outcome = call(
+        "train", "-m", "experiment=ablation", "seed=1,2", *small, "model.queries=10", "evaluation.pictures=0"
+    )
+    assert outcome.code == 0, outcome.err
+    folders = sorted(path.name for path in (place / "runs" / "ablation").iterdir())
+    assert len(folders) == 8 and folders[0] == "rai-off_gca-off_scene-tiny_seed-1"
+    configs = [yaml.safe_load((place / "runs" / "ablation" / name / "config.yaml").read_text()) for name in folders]
+    assert [bool(config["rai"]) for config in configs] == [False] * 4 + [True] * 4
+    table = call("report", "runs=[runs/ablation]")
+    assert table.code == 0, table.err
+    lines = [line.split()[:2] for line in table.out.splitlines() if "rai=" in line]
+    assert lines == [[f"gca={gca},", f"rai={rai}"] for rai in ("off", "small") for gca in ("off", "reference")]
+    assert table.out.count("+/-") == 4
