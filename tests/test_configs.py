@@ -14,14 +14,15 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 import score
+from score.data import specs
+from score.evaluation import benchmark
 from score.model.score import SCORE
 
 CONFIGS = Path(score.__file__).parent.parent / "configs"
 # A group's files are tried one at a time on the smallest model that takes them.
 TINY = ["backbone=tiny", "scene=tiny", "model.train_names=[ship,plane]", "paths.cache=null"]
-GROUPS = sorted(
-    p.relative_to(CONFIGS) for p in CONFIGS.glob("*/*.yaml") if p.parent.name not in ("commands", "experiment", "tower")
-)
+NO_GROUPS = ("benchmark", "commands", "experiment", "tower")
+GROUPS = sorted(p.relative_to(CONFIGS) for p in CONFIGS.glob("*/*.yaml") if p.parent.name not in NO_GROUPS)
 EXPERIMENTS = sorted(p.stem for p in (CONFIGS / "experiment").glob("*.yaml"))
 CLIPS = {p.stem for p in (CONFIGS / "tower").glob("*.yaml")}
 
@@ -100,3 +101,14 @@ def test_every_command_composes(file: Path) -> None:
 def test_every_root_composes(name: str) -> None:
     config = composed(name, [])
     assert config.hydra.run.dir == "."
+
+
+@pytest.mark.parametrize("file", sorted((CONFIGS / "benchmark").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_benchmark_is_of_known_datasets(file: Path) -> None:
+    specs.register()
+    found = benchmark.read(file.stem, file.parent)
+    for target in found.targets:
+        assert specs.require(target) == target
+    for figures in found.published.values():
+        assert set(figures) <= {*found.targets, "mean"}
+    assert found.compare in found.published

@@ -18,11 +18,10 @@ from omegaconf import DictConfig, OmegaConf
 @command("commands/benchmark")
 def main(config: DictConfig) -> None:
     from score.engine import benchmark as runner  # not before the settings have been read: PyTorch takes seconds
-    from score.engine import reports, runtime
+    from score.engine import runtime
     from score.engine.study import Study
     from score.evaluation import benchmark as tables
-    from score.evaluation.table import save_json
-    from score.files import check_writable, write_text
+    from score.files import check_writable
 
     OmegaConf.to_container(config, throw_on_missing=True)
     start = time.time()
@@ -49,22 +48,9 @@ def main(config: DictConfig) -> None:
         "device": str(device),
         "versions": runtime.versions(),
     }
-    for row in rows if config.report else []:
-        if row.metrics is not None and row.kind == "published" and benchmark.task == "instances":
-            with study.predicted(row.target) as predicted:
-                pair = {"alpha": row.alpha, "beta": row.beta, **counts}
-                path = output / f"{row.target}.html"
-                shown = {**came_from, "dataset": predicted.facts["dataset"]}
-                reports.write(path, predicted, row.metrics, **pair, pictures=config.pictures, facts=shown)
-                print(f"{row.target}: report {path}")
-    texts = {
-        "table.md": tables.markdown(benchmark, rows),
-        "table.csv": tables.comma_separated(benchmark, rows),
-        "table.tex": tables.latex(benchmark, rows),
-    }
-    for name, text in texts.items():
-        write_text(output / name, text)
-    save_json(output / "results.json", tables.as_json(rows))
+    written = []
+    if config.report:
+        written = runner.write_reports(benchmark, study, rows, output, came_from, **counts, pictures=config.pictures)
     manifest = {
         **came_from,
         "config": OmegaConf.to_container(config, resolve=True),
@@ -74,8 +60,8 @@ def main(config: DictConfig) -> None:
         "seconds": round(time.time() - start, 1),
         "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
-    save_json(output / "manifest.json", manifest)
-    print(f"\n{tables.terminal(benchmark, rows)}\n\n{output}: {', '.join([*texts, 'results.json', 'manifest.json'])}")
+    written += runner.write_tables(benchmark, rows, output, manifest)
+    print(f"\n{tables.terminal(benchmark, rows)}\n\n{output}: {', '.join(path.name for path in written)}")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,14 @@ from detectron2.data import MetadataCatalog
 import score
 from score.data import specs
 from score.data.loaders import test_records
-from score.engine import predictions
+from score.engine import predictions, reports
 from score.engine.study import Predicted, Study
 from score.errors import DataError
+from score.evaluation import benchmark as tables
 from score.evaluation.benchmark import PAIRS, Benchmark, Row
 from score.evaluation.coco import Metrics
 from score.evaluation.table import save_json
+from score.files import write_text
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +59,42 @@ def run(
             rows.append(Row(target, kind, alpha, beta, cells.get(alpha, beta)))
         facts[target] = {**cells.facts, "images": cells.images, "seconds": round(time.perf_counter() - start, 1)}
     return rows, facts
+
+
+def write_reports(
+    benchmark: Benchmark, study: Study, rows: Sequence[Row], output: Path, facts: Mapping[str, Any], **counts: int
+) -> list[Path]:
+    """Write an HTML report of every instance target that is there, at its published pair.
+
+    Args:
+        benchmark, study, output: as :func:`run` has them.
+        rows: what it returned.
+        facts: what the figures come from.
+        counts: ``top_k``, ``max_detections`` and ``pictures``, as :func:`score.engine.reports.write` has them.
+    """
+    paths = []
+    for row in rows:
+        if benchmark.task == "instances" and row.kind == "published" and row.metrics is not None:
+            with study.predicted(row.target) as predicted:
+                path = output / f"{row.target}.html"
+                shown = {**facts, "dataset hash": predicted.facts["dataset"]}
+                reports.write(path, predicted, dict(row.metrics), alpha=row.alpha, beta=row.beta, facts=shown, **counts)
+            paths.append(path)
+    return paths
+
+
+def write_tables(benchmark: Benchmark, rows: Sequence[Row], output: Path, manifest: Mapping[str, Any]) -> list[Path]:
+    """Write the table as Markdown, CSV, LaTeX and JSON, and the manifest."""
+    texts = {
+        "table.md": tables.markdown(benchmark, rows),
+        "table.csv": tables.comma_separated(benchmark, rows),
+        "table.tex": tables.latex(benchmark, rows),
+    }
+    for name, text in texts.items():
+        write_text(output / name, text)
+    save_json(output / "results.json", tables.as_json(rows))
+    save_json(output / "manifest.json", manifest)
+    return [output / name for name in (*texts, "results.json", "manifest.json")]
 
 
 def missing(target: str, settings: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ from score.evaluation.pictures import side_by_side
 from score.evaluation.report import Picture, Section, write_report
 from score.model.classifier import Ensemble
 
-SHOWN, OVERLAP = 0.3, 0.5  # of pictures, confusion and per-image scores: the least score, and IoU between masks
+SHOWN = 0.3  # the least score in pictures, confusion and per-image scores
 
 
 def write(
@@ -74,6 +74,6 @@ def write(
 def _draw(
     record: Mapping[str, Any], detections: Sequence[Detection], names: Sequence[str], quality: ImageQuality
 ) -> Picture:
-    found = select(detections, score=SHOWN, overlap=OVERLAP)
+    found = select(detections, score=SHOWN)  # doubles too: the counts below a picture are of what it shows
     image = side_by_side(read_image(record["file_name"]), ground_truth(record), found, names)
     return Picture(Path(record["file_name"]).name, quality, image)

@@ -134,7 +134,10 @@ class Study:
                 title=dataset,
             )
             new = len(cache) - known
-            size = cache.size() / max(len(cache), 1) / 1000
-            logger.info(f"{dataset}: {new} of {len(records)} images predicted now, {size:.1f} kB an image in {path}")
+            if new:
+                size = cache.size() / len(cache) / 1000
+                logger.info(
+                    f"{dataset}: {new} of {len(records)} images predicted now, {size:.1f} kB an image in {path}"
+                )
             seen = [is_seen(name, self.model.train_names) for name in names]
             yield Predicted(dataset, records, names, seen, cache, facts)
