@@ -11,11 +11,7 @@ from typing import Any
 
 from score.data.images import check_size, read_size
 from score.errors import DataError
-
-
-def plain(name: str) -> str:
-    """A class name as names are compared: lower case, ``_`` and ``-`` as spaces."""
-    return " ".join(name.replace("_", " ").replace("-", " ").lower().split())
+from score.names import normalise
 
 
 def read_coco(path: Path) -> dict[str, Any]:
@@ -52,7 +48,7 @@ def check_names(names: Sequence[str], where: str) -> None:
     """
     if not names:
         raise DataError(f"{where}: no class names; give at least one")
-    doubles = [name for name, count in Counter(map(plain, names)).items() if count > 1]
+    doubles = [name for name, count in Counter(map(normalise, names)).items() if count > 1]
     if doubles:
         raise DataError(f"{where}: class names given more than once: {_listed(doubles)}; leave each once")
 
@@ -81,16 +77,16 @@ def match_categories(
     check_names([name for _, name in pairs], str(json_file))
     if len({i for i, _ in pairs}) < len(pairs):
         raise DataError(f"{json_file}: two categories with one id; give each its own")
-    index = {plain(name): i for i, name in enumerate(names)}
-    found = {plain(name): name for _, name in pairs}
-    missing = [name for name in names if plain(name) not in found]
+    index = {normalise(name): i for i, name in enumerate(names)}
+    found = {normalise(name): name for _, name in pairs}
+    missing = [name for name in names if normalise(name) not in found]
     unknown = [name for key, name in found.items() if key not in index]
     if missing or unknown:
         sides = [
             f"{what} {_listed(side)}" for what, side in (("it lacks", missing), ("it has besides", unknown)) if side
         ]
         raise DataError(f"{json_file}: categories differ from {spec}: {'; '.join(sides)}; make the names agree")
-    return {i: index[plain(name)] for i, name in pairs}
+    return {i: index[normalise(name)] for i, name in pairs}
 
 
 def check_records(coco: dict[str, Any], json_file: Path) -> None:

@@ -23,7 +23,7 @@ from score.errors import ConfigError
 from score.evaluation.pictures import side_by_side
 from score.files import write_whole
 from score.model.score import SCORE
-from score.model.vocabulary import is_seen
+from score.names import is_seen
 
 logger = logging.getLogger(__name__)
 

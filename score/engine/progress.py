@@ -14,7 +14,7 @@ from detectron2.utils.events import CommonMetricPrinter, get_event_storage
 from torch import nn
 
 from score.data.specs import load
-from score.model.vocabulary import is_seen
+from score.names import is_seen
 
 logger = logging.getLogger(__name__)
 WIDTH = 80

@@ -19,7 +19,7 @@ from score.engine.inference import evaluate
 from score.evaluation.cache import CachedImage, PredictionCache
 from score.evaluation.coco import CocoScorer, Metrics
 from score.model.classifier import Ensemble
-from score.model.vocabulary import is_seen
+from score.names import is_seen
 from score.weights import folder as model_folder
 
 logger = logging.getLogger(__name__)

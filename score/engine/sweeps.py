@@ -12,7 +12,7 @@ from score.engine.study import Study
 from score.errors import ConfigError
 from score.evaluation.sweep import Grid, Group, Metric, candidates, sweep
 from score.model.classifier import Ensemble
-from score.model.vocabulary import is_seen
+from score.names import is_seen
 
 logger = logging.getLogger(__name__)
 

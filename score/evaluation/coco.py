@@ -20,7 +20,7 @@ from pycocotools import mask as coco_mask
 
 from score.detections import Detection, encode_instances, encode_segmentation
 from score.errors import ConfigError, DataError
-from score.model.vocabulary import normalise, synonyms
+from score.names import normalise, synonyms
 
 Metrics = dict[str, Any]
 IouType = Literal["segm", "bbox"]

@@ -22,7 +22,7 @@ from torch import Tensor
 from score.detections import RLE, encode_segmentation
 from score.errors import DataError
 from score.evaluation.coco import GroundTruth, Metrics, split
-from score.model.vocabulary import synonyms
+from score.names import synonyms
 
 METRICS = ("mIoU", "fwIoU", "aAcc", "mAcc")
 """Mean IoU, IoU weighted by frequency, share of right pixels, and its mean over classes."""

@@ -19,7 +19,8 @@ from score.model.postprocess import InstanceSelection, semantic_map
 from score.model.region import RegionAwareIntegration
 from score.model.scene_context import GlobalContextAdaptation
 from score.model.towers.base import Scene, Tower, resize
-from score.model.vocabulary import TextBank, TextEncoder, check, is_seen
+from score.model.vocabulary import TextBank, TextEncoder, check
+from score.names import is_seen
 
 STRIDE = 32  # the coarsest level: padded sizes are multiples of it
 

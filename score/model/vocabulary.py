@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,22 +16,7 @@ from torch.nn import functional as F
 
 from score.errors import ConfigError
 from score.model.towers.base import Tower
-
-
-def normalise(name: str) -> str:
-    """How a class name is read: lower case, ``_`` and ``-`` as blanks, single blanks."""
-    return " ".join(name.lower().replace("_", " ").replace("-", " ").split())
-
-
-def synonyms(name: str) -> list[str]:
-    """The comma-separated synonyms of a class name, normalised, empty ones left out."""
-    return [word for word in map(normalise, name.split(",")) if word]
-
-
-def is_seen(name: str, train_names: Iterable[str]) -> bool:
-    """Whether a class, or one of its synonyms, is one of the training vocabulary's."""
-    known = {word for other in train_names for word in synonyms(other)}
-    return not known.isdisjoint(synonyms(name))
+from score.names import synonyms
 
 
 def check(names: Sequence[str]) -> list[str]:

@@ -14,7 +14,7 @@ from score.model.region import dilate
 from score.model.score import SCORE
 from score.model.towers.base import pool_regions, resize
 from score.model.towers.scene import ViTTower
-from score.model.vocabulary import synonyms
+from score.names import synonyms
 from tests.parity.conftest import ROWS, Case, compare, unpack
 
 

@@ -1,0 +1,21 @@
+"""How class names are read, by datasets and vocabularies alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def normalise(name: str) -> str:
+    """How a class name is read: lower case, ``_`` and ``-`` as blanks, single blanks."""
+    return " ".join(name.lower().replace("_", " ").replace("-", " ").split())
+
+
+def synonyms(name: str) -> list[str]:
+    """The comma-separated synonyms of a class name, normalised, empty ones left out."""
+    return [word for word in map(normalise, name.split(",")) if word]
+
+
+def is_seen(name: str, train_names: Iterable[str]) -> bool:
+    """Whether a class, or one of its synonyms, is one of the training vocabulary's."""
+    known = {word for other in train_names for word in synonyms(other)}
+    return not known.isdisjoint(synonyms(name))
