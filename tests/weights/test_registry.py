@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -168,10 +169,15 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_a_file_opens_as_the_tower_that_it_is(tmp_path: Path) -> None:
-    clip = open_clip.create_model("RN50", force_quick_gelu=True)
+    vision = {"layers": [1, 1, 1, 1], "width": 8, "patch_size": None, "image_size": 64}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+    architecture = {"embed_dim": 24, "vision_cfg": vision, "text_cfg": text}
+    (tmp_path / "tiny_published.json").write_text(json.dumps(architecture))
+    open_clip.add_model_config(tmp_path / "tiny_published.json")
+    clip = open_clip.create_model("tiny_published", force_quick_gelu=True)
     torch.save({"state_dict": {f"module.{k}": v.half() for k, v in clip.state_dict().items()}}, tmp_path / "tower.pt")
-    opened = tower().tower(tmp_path / "tower.pt")
-    assert opened.embed_dim == 1024
+    opened = tower(settings={**SETTINGS, "architecture": "tiny_published"}).tower(tmp_path / "tower.pt")
+    assert opened.embed_dim == 24
     torch.testing.assert_close(opened.clip.visual.conv1.weight, clip.visual.conv1.weight.half().float())
     assert registry.stored_type(tmp_path / "tower.pt") == "float16"
 
