@@ -46,7 +46,8 @@ def prepare(
         "annotations": annotations,
         "categories": [{"id": index + 1, "name": str(index)} for index in range(classes)],
     }
-    truth.createIndex()
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth.createIndex()
     found = [
         {"image_id": image_id, "category_id": item.label + 1, "score": item.score, "segmentation": item.rle}
         for image_id, items in detections.items()
