@@ -7,6 +7,7 @@ disk are listed as missing. Each dataset is predicted once; what is finished is 
 from __future__ import annotations
 
 import shlex
+import textwrap
 import time
 from pathlib import Path
 
@@ -60,8 +61,10 @@ def main(config: DictConfig) -> None:
         "seconds": round(time.time() - start, 1),
         "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
-    written += runner.write_tables(benchmark, rows, output, manifest)
-    print(f"\n{tables.terminal(benchmark, rows)}\n\n{output}: {', '.join(path.name for path in written)}")
+    note = f"limit={config.limit}: a part of each target, not to compare with the paper" if config.limit else ""
+    written += runner.write_tables(benchmark, rows, output, manifest, note)
+    print(f"\n{tables.terminal(benchmark, rows, note)}\n\n{output}:")
+    print(textwrap.fill(", ".join(path.name for path in written), initial_indent="  ", subsequent_indent="  "))
 
 
 if __name__ == "__main__":

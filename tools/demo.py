@@ -29,7 +29,7 @@ def main(config: DictConfig) -> None:
     mapper = hydra.utils.instantiate(config.input.test, _convert_="all")
     shuffled = evaluate(model, SHIFTED, mapper, workers=config.runtime.workers, shuffle_vocabulary=config.seed)
     rows["... with its words shuffled"] = shuffled
-    save_json(trained / "evaluation" / f"{SHIFTED}_shuffled.json", shuffled)
+    save_json(trained / "evaluation" / f"{SHIFTED}_shuffled.json", {**shuffled, "changes": ["shuffled"]})
 
     print(f"\n{summary(rows)}\n")
     print("unseen: seven classes that no training image shows, found by their names alone;")

@@ -50,10 +50,11 @@ def main(config: DictConfig) -> None:
             background=config.background,
             labels=Path(config.labels) if config.labels else None,
         )
-        name = dataset if config.shuffle_vocabulary is None else f"{dataset}_shuffled"
+        changes = inference.changes(config)
+        name = "_".join([dataset, *changes])
         path = output / f"{name}.json"
-        save_json(path, {"dataset": dataset, **source, "versions": runtime.versions(), **results})
-        print(f"{name}: {results['seconds_per_image']:.2f} s an image, saved as {path}\n{tables(results)}\n")
+        save_json(path, {"dataset": dataset, **source, "changes": changes, "versions": runtime.versions(), **results})
+        print(f"{name}: {results['seconds_per_image']:.2f} s an image\nsaved as {path}\n{tables(results)}\n")
         rows[name] = results
     if len(rows) > 1 and all("all" in results for results in rows.values()):
         print(summary(rows))

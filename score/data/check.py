@@ -117,9 +117,11 @@ def check_records(coco: dict[str, Any], json_file: Path) -> None:
             raise DataError(f"{who} is of category {record['category_id']}, which is not listed; correct it")
         if "bbox" not in record or not isinstance(record.get("segmentation"), list | dict):
             raise DataError(f"{who} has no bbox or no segmentation; instance masks are needed")
+        if (record.get("area") or 0) < 0:
+            raise DataError(f"{who} has the area {record['area']}; correct it, or leave it out")
         shape = record["segmentation"]
         if isinstance(shape, list):
-            if any(len(ring) % 2 for ring in shape):
+            if any(not isinstance(ring, list) or len(ring) % 2 for ring in shape):
                 raise DataError(f"{who} has a polygon with an odd number of coordinates; correct it")
         elif list(shape.get("size", ())) != images[record["image_id"]] or "counts" not in shape:
             raise DataError(f"{who} has an RLE of another size than its image, or without counts; correct it")

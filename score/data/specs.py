@@ -1,7 +1,7 @@
 """Datasets by name: ``datasets/*.yaml`` to detectron2's catalogs, one's own COCO JSON beside them.
 
 Every split is registered as ``NAME_SPLIT`` and read when it is first asked for. Its metadata: ``thing_classes`` (names
-as the spec spells them), ``json_file``, ``image_root``, ``evaluator_type``, ``licence``,
+as the spec spells them), ``json_file``, ``image_root``, ``label_root``, ``evaluator_type``, ``licence``,
 ``score_name``, ``score_split``.
 """
 
@@ -200,6 +200,7 @@ def _register(name: str, split: str, source: _Source) -> None:
         thing_classes=list(source.names),
         json_file=str(source.json) if source.json else None,
         image_root=str(source.images) if source.images else None,
+        label_root=str(source.labels) if source.labels else None,
         evaluator_type="sem_seg" if source.labels else "coco",
         licence=source.licence,
         score_name=name,
@@ -258,16 +259,19 @@ def _load(name: str, source: _Source) -> list[dict[str, Any]]:
             logger.warning("%s: %d %s instead of %d; figures will not compare", name, found, what, count)
     annotations: dict[Any, list[dict[str, Any]]] = {image["id"]: [] for image in coco["images"]}
     for record in coco["annotations"]:
-        annotations[record["image_id"]].append(
-            {
-                "bbox": record["bbox"],
-                "bbox_mode": BoxMode.XYWH_ABS,
-                "category_id": index[record["category_id"]],
-                "segmentation": record["segmentation"],
-                "iscrowd": record.get("iscrowd", 0),
-                **({"area": record["area"]} if "area" in record else {}),
-            }
-        )
+        if (shape := _shape(record["segmentation"])) is not None:
+            annotations[record["image_id"]].append(
+                {
+                    "bbox": record["bbox"],
+                    "bbox_mode": BoxMode.XYWH_ABS,
+                    "category_id": index[record["category_id"]],
+                    "segmentation": shape,
+                    "iscrowd": record.get("iscrowd") or 0,
+                    **({"area": record["area"]} if record.get("area") is not None else {}),
+                }
+            )
+    if dropped := len(coco["annotations"]) - sum(map(len, annotations.values())):
+        logger.warning("%s: %d annotations without a polygon of three points are left out", name, dropped)
     return [
         {
             "file_name": str(source.images / image["file_name"]),
@@ -278,6 +282,13 @@ def _load(name: str, source: _Source) -> list[dict[str, Any]]:
         }
         for image in _part(coco["images"], source)
     ]
+
+
+def _shape(segmentation: Any) -> Any:
+    """A segmentation without polygons that enclose nothing, None if nothing is left; as detectron2 reads COCO."""
+    if not isinstance(segmentation, list):
+        return segmentation
+    return [ring for ring in segmentation if len(ring) >= 6] or None
 
 
 def _part(images: list[dict[str, Any]], source: _Source) -> list[dict[str, Any]]:

@@ -12,12 +12,11 @@ from typing import Any
 import hotcoco
 from detectron2.data import MetadataCatalog
 
-import score
 from score.data import specs
 from score.data.loaders import test_records
-from score.engine import predictions, reports
+from score.engine import predictions, reports, tasks
 from score.engine.study import Predicted, Study
-from score.errors import DataError
+from score.errors import ConfigError, DataError
 from score.evaluation import benchmark as tables
 from score.evaluation.benchmark import PAIRS, Benchmark, Row
 from score.evaluation.coco import Metrics
@@ -25,6 +24,8 @@ from score.evaluation.table import save_json
 from score.files import write_text
 
 logger = logging.getLogger(__name__)
+EVALUATORS = ("evaluation", "detections.py", "engine/study.py")
+"""Sources that figures come from, given predictions."""
 
 
 def run(
@@ -41,12 +42,19 @@ def run(
 
     Returns:
         The rows in the benchmark's order, published before fixed, and facts of each target: hash, images, seconds.
+
+    Raises:
+        ConfigError: a target's name is that of another dataset, or it cannot be scored for the benchmark's task.
+        DataError: a target is there, but cannot be used.
     """
     specs.register(Path(root) if root else None)
+    reasons = {target: missing(target, settings) for target, settings in benchmark.targets.items()}
+    for target in (target for target, reason in reasons.items() if not reason):  # all, before any is predicted
+        tasks.choose(benchmark.task, target)
+        test_records(target, study.limit)
     rows: list[Row] = []
     facts: dict[str, dict[str, Any]] = {}
-    for target in benchmark.targets:
-        reason = missing(target, benchmark.targets[target])
+    for target, reason in reasons.items():
         if reason:
             logger.info(f"{target}: missing, {reason}")
             rows += [Row(target, kind, *benchmark.pair(target, kind), None, reason) for kind in PAIRS]
@@ -83,10 +91,12 @@ def write_reports(
     return paths
 
 
-def write_tables(benchmark: Benchmark, rows: Sequence[Row], output: Path, manifest: Mapping[str, Any]) -> list[Path]:
-    """Write the table as Markdown, CSV, LaTeX and JSON, and the manifest."""
+def write_tables(
+    benchmark: Benchmark, rows: Sequence[Row], output: Path, manifest: Mapping[str, Any], note: str = ""
+) -> list[Path]:
+    """Write the table as Markdown, CSV, LaTeX and JSON, and the manifest; the note stands below the Markdown."""
     texts = {
-        "table.md": tables.markdown(benchmark, rows),
+        "table.md": tables.markdown(benchmark, rows, note),
         "table.csv": tables.comma_separated(benchmark, rows),
         "table.tex": tables.latex(benchmark, rows),
     }
@@ -103,20 +113,31 @@ def missing(target: str, settings: Mapping[str, Any]) -> str:
     Args:
         target: its name; one's own files are registered under it.
         settings: its ``json`` and ``images`` where they are one's own.
+
+    Raises:
+        ConfigError: one's own dataset has the name of another.
+        DataError: its JSON cannot be used.
     """
     if "json" in settings:
-        if not Path(settings["json"]).is_file():
-            return f"no {settings['json']}"
-        specs.custom(Path(settings["json"]), Path(settings["images"]), target)
+        own = Path(settings["json"]), Path(settings["images"])
+        absent = [path for path in own if not path.exists()]
+        if absent:
+            return f"no {absent[0]}"
+        if specs.custom(*own, target) != target:
+            raise ConfigError(f"targets.{target}: this is the name of another dataset; give your own another one")
+        return ""
     try:
         specs.require(target)
     except DataError:
         return "no such dataset is registered"
-    found = MetadataCatalog.get(target)
-    path = found.image_root if found.evaluator_type == "sem_seg" else found.json_file
-    if specs.is_drawn(target) or (path is not None and Path(path).exists()):
+    if specs.is_drawn(target):
         return ""
-    return f"no {Path(*Path(path).parts[-3:])}" if path else "no root of datasets is set"
+    found = MetadataCatalog.get(target)
+    needed = [path for path in (found.json_file, found.get("label_root"), found.image_root) if path]
+    absent = [Path(path) for path in needed if not Path(path).exists()]
+    if absent:
+        return f"no {Path(*absent[0].parts[-3:])}"
+    return "" if needed else "no root of datasets is set"
 
 
 class Cells:
@@ -146,7 +167,7 @@ class Cells:
             "beta": beta,
             "top_k": self.top_k,
             "max_detections": self.max_detections,
-            "evaluator": f"score {score.__version__}, hotcoco {hotcoco.__version__}",
+            "evaluator": f"score {predictions.code(*EVALUATORS)}, hotcoco {hotcoco.__version__}",
         }
         path = self.folder / f"{self.target}-{predictions.digest(question)}.json"
         if path.is_file():

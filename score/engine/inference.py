@@ -26,6 +26,7 @@ from score.model.score import SCORE
 from score.names import is_seen
 
 logger = logging.getLogger(__name__)
+MAX_DETECTIONS = 300  # COCO's cap as this field sets it
 
 
 def evaluate(
@@ -34,7 +35,7 @@ def evaluate(
     mapper: Callable[[dict], dict],
     *,
     workers: int = 0,
-    max_detections: int = 300,
+    max_detections: int = MAX_DETECTIONS,
     limit: int | None = None,
     shuffle_vocabulary: int | None = None,
     pictures: int = 0,
@@ -85,6 +86,27 @@ def evaluate(
         results["ensemble"] = {"alpha": model.ensemble.alpha, "beta": model.ensemble.beta}
         results["shuffle_vocabulary"] = shuffle_vocabulary
     return dict(results)
+
+
+def changes(config: DictConfig) -> list[str]:
+    """How an evaluation was set to differ from what the run itself would say of a dataset, a short word each.
+
+    Args:
+        config: of ``tools/evaluate.py``.
+    """
+    words = {
+        "limit": config.limit,
+        "max": config.max_detections if config.max_detections != MAX_DETECTIONS else None,
+        "alpha": config.ensemble.alpha,
+        "beta": config.ensemble.beta,
+    }
+    found = [f"{word}{value:g}" for word, value in words.items() if value is not None]
+    tasks = [config.tasks] if isinstance(config.tasks, str) else config.tasks or ["instances"]
+    if "instances" not in tasks:  # others beside it only add figures
+        found.append("+".join(tasks))
+    if config.shuffle_vocabulary is not None:
+        found.append("shuffled")
+    return found + (["overrides"] if config.overrides else [])
 
 
 def register(entries: Any, root: str | Path | None) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from detectron2.utils import comm
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+import score
 from score.data.loaders import test_loader
 from score.detections import RLE
 from score.engine.inference import Clock
@@ -25,10 +27,14 @@ from score.weights.folder import WEIGHTS
 
 COMBINING = ("ensemble", "selection", "criterion", "cache", "semantic")
 """Settings of the network that leave its raw predictions as they are."""
+PLACES = ("folder", "weights", "published")
+"""Settings of a tower that say where it is found; what it is stands in its identity."""
+CODE = ("model", "data/mapper.py", "data/images.py", "engine/predictions.py")
+"""Sources that predictions come from."""
 
 
 def origin(folder: Path, model: SCORE, config: DictConfig) -> dict[str, Any]:
-    """What a model's raw predictions depend on: hashes of its weights and settings, and its towers.
+    """What a model's raw predictions depend on: hashes of its weights, settings and code, and its towers.
 
     Args:
         folder: the model folder.
@@ -38,7 +44,10 @@ def origin(folder: Path, model: SCORE, config: DictConfig) -> dict[str, Any]:
     network = OmegaConf.to_container(config.model.network, resolve=True)
     assert isinstance(network, dict)
     settings = {key: value for key, value in network.items() if key not in COMBINING}
+    for tower in ("backbone", "scene"):
+        settings[tower] = {key: value for key, value in (settings[tower] or {}).items() if key not in PLACES}
     return {
+        "code": code(*CODE),
         "weights": sha256(folder / WEIGHTS),
         "network": digest(settings),
         "backbone": model.backbone.identity,
@@ -52,14 +61,32 @@ def digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
+def code(*places: str) -> str:
+    """A hash of sources, files or whole folders below ``score/``: another version of them may say something else."""
+    root = Path(score.__file__).parent
+    paths = [root / place for place in places]
+    files = [file for path in paths for file in ([path] if path.suffix else path.rglob("*.py"))]
+    return digest({str(file.relative_to(root)): sha256(file) for file in files})
+
+
 def fingerprint(records: Sequence[Mapping[str, Any]]) -> str:
-    """A hash of a dataset: annotations, names and sizes of the image files; where they lie does not matter."""
+    """A hash of a dataset: annotations, names and contents of its files; where they lie does not matter."""
     total = hashlib.sha256()
     for record in records:
-        path = Path(record["file_name"])
-        content = {**record, "file_name": path.name, "bytes": path.stat().st_size}
-        total.update(json.dumps(content, sort_keys=True, default=str).encode())
+        files = {key: _file(Path(record[key])) for key in ("file_name", "sem_seg_file_name") if key in record}
+        total.update(json.dumps({**record, **files}, sort_keys=True, default=str).encode())
     return total.hexdigest()[:16]
+
+
+def _file(path: Path) -> list[str]:
+    facts = path.stat()
+    return [path.name, _content(path, facts.st_size, facts.st_mtime_ns)]
+
+
+@functools.cache
+def _content(path: Path, size: int, changed: int) -> str:
+    """The hash of a file, read once while its size and time stay the same."""
+    return sha256(path)
 
 
 def predict(

@@ -46,7 +46,7 @@ def write(
     ensemble, seen = Ensemble(alpha=alpha, beta=beta), torch.tensor(predicted.seen)
     diagnosis = Diagnosis(predicted.names, score=SHOWN, max_detections=max_detections)
     for record, image in predicted:
-        diagnosis.add(record, image.instances(ensemble, seen, top_k))
+        diagnosis.add(record, image.instances(ensemble, seen, top_k), predicted.ranks[record["image_id"]])
     findings = diagnosis.finish()
     best, worst = best_and_worst(findings.images, pictures)
     records = {record["image_id"]: record for record in predicted.records}

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from score.data.loaders import test_records
 from score.engine import predictions
 from score.engine.inference import evaluate
 from score.evaluation.cache import CachedImage, PredictionCache
-from score.evaluation.coco import CocoScorer, Metrics
+from score.evaluation.coco import CocoScorer, Metrics, ranks
 from score.model.classifier import Ensemble
 from score.names import is_seen
 from score.weights import folder as model_folder
@@ -31,7 +32,7 @@ class Predicted:
 
     Attributes:
         dataset: its registered name.
-        records: detectron2 dicts, in order of image id where ids are numbers.
+        records: detectron2 dicts.
         names: the ``C`` words looked for, one for each of the dataset's classes.
         seen: ``C`` flags, true for a word of the training vocabulary.
         cache: complete for the records.
@@ -49,6 +50,11 @@ class Predicted:
         """Every record with its predictions, one at a time."""
         return ((record, self.cache[record["image_id"]]) for record in self.records)
 
+    @cached_property
+    def ranks(self) -> dict[int | str, int]:
+        """The place of each image among those of equal scores."""
+        return ranks(record["image_id"] for record in self.records)
+
     def score(self, alpha: float, beta: float, top_k: int, max_detections: int) -> Metrics:
         """What :meth:`CocoScorer.finish` says of the masks, with the same of their boxes as ``boxes``."""
         ensemble, seen = Ensemble(alpha=alpha, beta=beta), torch.tensor(self.seen)
@@ -56,8 +62,8 @@ class Predicted:
         boxes = CocoScorer(self.names, self.seen, max_detections, "bbox")
         for record, image in self:
             found = image.instances(ensemble, seen, top_k)
-            masks.add(record, found)
-            boxes.add(record, found)
+            for scorer in (masks, boxes):
+                scorer.add(record, found, self.ranks[record["image_id"]])
         return {**masks.finish(), "boxes": boxes.finish()}
 
 

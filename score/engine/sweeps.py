@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, get_args
+from typing import NamedTuple, get_args
+
+import numpy as np
+from omegaconf import DictConfig, ListConfig
 
 from score.engine.predictions import renamed
 from score.engine.study import Study
@@ -87,8 +90,10 @@ def pick(grid: Grid, dataset: str, own: Ensemble, group: Group, metric: Metric) 
 
 def verdict(grid: Grid, picked: Pick | None, dataset: str, group: Group, metric: Metric) -> str:
     """What a grid says, in lines: the picked pair's figure, and whether the target itself had a say."""
-    alpha, beta = grid.best(group, metric)
     values = grid.mean(group, metric)
+    if np.isnan(values).all():
+        return f"{metric} of the group {group} is undefined: {dataset} has no such class with instances"
+    alpha, beta = grid.best(group, metric)
     hindsight = f"* {values.max():.1f} at alpha {alpha:g}, beta {beta:g}: the best in hindsight, on the target itself"
     if picked is None:
         return f"{hindsight};\n  that is no choice to report as transfer: give validation=NAME to make one"
@@ -102,7 +107,7 @@ def _nearest(values: Sequence[float], wanted: float) -> int:
     return min(range(len(values)), key=lambda index: abs(values[index] - wanted))
 
 
-def check(config: Any) -> None:
+def check(config: DictConfig) -> None:
     """Make sure that a sweep's settings can be meant.
 
     Raises:
@@ -110,12 +115,13 @@ def check(config: Any) -> None:
     """
     for key in ("alphas", "betas"):
         values = config[key]
-        if not values or not all(isinstance(value, (int, float)) and 0 <= value <= 1 for value in values):
+        listed = isinstance(values, ListConfig) and len(values) > 0
+        if not listed or not all(isinstance(value, (int, float)) and 0 <= value <= 1 for value in values):
             raise ConfigError(f"{key}={values}: not a list of numbers in 0 .. 1")
     for key, choices in (("metric", get_args(Metric)), ("group", get_args(Group))):
         if config[key] not in choices:
             raise ConfigError(f"{key}={config[key]}: not one of {', '.join(choices)}")
-    caps = [config.top_k] if isinstance(config.top_k, int) else config.top_k
+    caps = config.top_k if isinstance(config.top_k, ListConfig) else [config.top_k]
     for key, values in (("top_k", caps), ("max_detections", [config.max_detections])):
-        if not all(isinstance(value, int) and not isinstance(value, bool) and value >= 1 for value in values):
+        if not values or not all(type(value) is int and value >= 1 for value in values):
             raise ConfigError(f"{key}={config[key]}: not a whole number of at least 1, or a list of such")

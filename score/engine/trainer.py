@@ -27,7 +27,7 @@ from score.engine.checkpoint import RunCheckpointer, read_last, restore
 from score.engine.inference import evaluate, register
 from score.engine.optim import ClippedAdamW, parameter_groups, warmed_up
 from score.errors import ConfigError, DataError, ScoreError
-from score.evaluation.table import save_json, table
+from score.evaluation.table import save_json, tables
 from score.model.score import SCORE
 from score.weights import folder as model_folder
 from score.weights.initial import initialise
@@ -229,7 +229,7 @@ class Session:
             if not results:
                 continue
             self.results[test.name] = results
-            logger.info(f"\n{test.name}\n{table(results)}\n")
+            logger.info(f"\n{test.name}\n{tables(results)}\n")
             save_json(self.output / "evaluation" / f"{test.name}.json", results)
             if settings.pictures:
                 _show(pictures, test.name)
@@ -239,7 +239,7 @@ class Session:
     def _card(self, command: str) -> dict[str, str]:
         """Sections of the model's card."""
         versions = ", ".join(f"{key} {value}" for key, value in runtime.versions().items())
-        figures = "\n\n".join(f"{name}\n\n```\n{table(result)}\n```" for name, result in self.results.items())
+        figures = "\n\n".join(f"{name}\n\n```\n{tables(result)}\n```" for name, result in self.results.items())
         data, optim = self.data, self.config.optim
         facts = [
             f"data: {data.name}, {data.annotated:,} images with {data.instances:,} instances{_licence(data)}",
@@ -283,9 +283,9 @@ def _distributed(model: SCORE, device: torch.device) -> nn.Module:
 
 
 def _scalars(results: Mapping[str, Any]) -> dict[str, float]:
-    """What goes to TensorBoard: AP and AP50 of each group."""
-    groups = ("all", "seen", "unseen", "harmonic")
-    values = {f"{group}/{key}": results[group].get(key) for group in groups for key in ("AP", "AP50")}
+    """What goes to TensorBoard: AP and AP50 of each group, or mIoU."""
+    groups, figures = ("all", "seen", "unseen", "harmonic"), results.get("semantic", results)
+    values = {f"{group}/{key}": figures[group].get(key) for group in groups for key in ("AP", "AP50", "mIoU")}
     return {key: value for key, value in values.items() if value is not None}
 
 

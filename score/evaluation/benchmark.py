@@ -17,6 +17,13 @@ from score.evaluation.coco import METRICS
 PAIRS = ("published", "fixed")
 GROUPS = ("all", "seen", "unseen", "harmonic")
 TASKS = {"instances": METRICS, "semantic": ("mIoU", "fwIoU", "aAcc", "mAcc")}
+MEAN = "mean"
+LATEX = {
+    **{letter: rf"\{letter}" for letter in "_&%#${}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "\\": r"\textbackslash{}",
+}
 TITLES = {"AP": "AP", "AP50": "50", "AP75": "75", "APs": "S", "APm": "M", "APl": "L"}
 
 
@@ -73,6 +80,11 @@ class Row:
         """A figure, None where undefined."""
         return None if self.metrics is None else self.metrics[group].get(metric)
 
+    @property
+    def box(self) -> float | None:
+        """AP of boxes over all classes, None where undefined."""
+        return (self.metrics or {}).get("boxes", {}).get("all", {}).get("AP")
+
 
 def read(name: str, folder: Path) -> Benchmark:
     """Read a benchmark by its name in ``folder``, or by the path of its YAML.
@@ -85,7 +97,12 @@ def read(name: str, folder: Path) -> Benchmark:
         known = ", ".join(sorted(item.stem for item in folder.glob("*.yaml")))
         raise ConfigError(f"benchmark={name}: no such file; there are {known}, or give the path of your own YAML")
     try:
-        found = Benchmark(name=path.stem, **yaml.safe_load(path.read_text(encoding="utf-8")))
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content["published"] = {
+            method: {target: float(value) for target, value in figures.items() if value is not None}
+            for method, figures in (content.get("published") or {}).items()
+        }
+        found = Benchmark(name=path.stem, **content)
         pairs = [found.pair(target, kind) for target in found.targets for kind in PAIRS]
     except (yaml.YAMLError, TypeError, KeyError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())[:160]
@@ -94,6 +111,14 @@ def read(name: str, folder: Path) -> Benchmark:
         raise ConfigError(f"{path}: task {found.task}; it is one of {', '.join(TASKS)}")
     if not found.targets or not all(0 <= value <= 1 for pair in pairs for value in pair):
         raise ConfigError(f"{path}: it needs targets, with alpha and beta in 0 .. 1")
+    if MEAN in found.targets:
+        raise ConfigError(f"{path}: a target called {MEAN} would be taken for the mean of all; rename it")
+    for target, settings in found.targets.items():
+        unknown = set(settings) - {"alpha", "beta", "json", "images"}
+        if unknown or ("json" in settings) != ("images" in settings):
+            raise ConfigError(f"{path}: {target} takes alpha, beta, and for one's own files both json and images")
+    if found.compare and found.published and found.compare not in found.published:
+        raise ConfigError(f"{path}: compare: {found.compare} is none of {', '.join(found.published)}")
     return found
 
 
@@ -110,15 +135,17 @@ def mean_rows(benchmark: Benchmark, rows: Sequence[Row]) -> list[Row]:
             for metric in TASKS[benchmark.task]:
                 values = [value for row in mine if (value := row.value(group, metric)) is not None]
                 groups[group][metric] = sum(values) / len(values) if len(values) == len(mine) else None
-        found.append(Row("mean", kind, float("nan"), float("nan"), groups))
+        boxes = [row.box for row in mine]
+        mean = None if None in boxes else sum(value for value in boxes if value is not None) / len(boxes)
+        found.append(Row(MEAN, kind, float("nan"), float("nan"), {**groups, "boxes": {"all": {"AP": mean}}}))
     return found
 
 
 def reported_mean(benchmark: Benchmark, method: str) -> float | None:
     """A published method's mean over the targets: as stated, or computed where all are."""
     figures = benchmark.published[method]
-    if "mean" in figures:
-        return figures["mean"]
+    if MEAN in figures:
+        return figures[MEAN]
     if any(target not in figures for target in benchmark.targets):
         return None
     return sum(figures[target] for target in benchmark.targets) / len(benchmark.targets)
@@ -145,7 +172,7 @@ def cells(benchmark: Benchmark, rows: Sequence[Row]) -> list[list[str]]:
         own = row.value("all", metrics[0])
         values = [row.value("all", metric) for metric in metrics]
         if benchmark.task == "instances":
-            values.append((row.metrics or {}).get("boxes", {}).get("all", {}).get("AP"))
+            values.append(row.box)
         values += [row.value(group, metrics[0]) for group in GROUPS[1:]]
         gap = None if own is None or reported is None else own - reported
         kind = f"missing: {row.missing}" if row.missing else row.kind
@@ -155,19 +182,19 @@ def cells(benchmark: Benchmark, rows: Sequence[Row]) -> list[list[str]]:
 
 
 def _reported(benchmark: Benchmark, row: Row) -> float | None:
-    if row.target == "mean":
+    if row.target == MEAN:
         method = benchmark.compare or ""
         return reported_mean(benchmark, method) if method in benchmark.published else None
     return benchmark.reported(row.target)
 
 
-def terminal(benchmark: Benchmark, rows: Sequence[Row]) -> str:
-    """The table in two blocks of at most 80 columns, and the published rows below."""
+def terminal(benchmark: Benchmark, rows: Sequence[Row], note: str = "") -> str:
+    """The table in two blocks of at most 80 columns, the published rows below, and a note."""
     metrics = TASKS[benchmark.task]
     first = metrics[0]
     rule = "-" * 80
     own = [*rows, *mean_rows(benchmark, rows)]
-    head = f"{first:20}{'alpha':>7}{'beta':>6}{'all':>8}{'seen':>8}{'unseen':>8}{'h. mean':>8}"
+    head = f"{first:20}{'alpha':>6}{'beta':>7}{'all':>8}{'seen':>8}{'unseen':>8}{'h. mean':>8}"
     lines = [head + f"{(benchmark.compare or 'paper')[:7]:>8}{'gap':>7}", rule]
     for row in own:
         if row.missing:
@@ -178,41 +205,44 @@ def terminal(benchmark: Benchmark, rows: Sequence[Row]) -> str:
         gap = "-" if reported is None or value is None else f"{value - reported:+.1f}"
         line = _start(row) + "".join(f"{_text(row.value(group, first)):>8}" for group in GROUPS)
         lines.append(f"{line}{_text(reported):>8}{gap:>7}")
-    lines += ["", f"{'all classes':33}" + "".join(f"{TITLES.get(key, key)[:7]:>7}" for key in metrics), rule]
-    if benchmark.task == "instances":
-        lines[-2] += f"{'box':>5}"
-    for row in own:
-        if not row.missing:
-            lines.append(_start(row) + "".join(f"{_text(row.value('all', key)):>7}" for key in metrics))
-            if benchmark.task == "instances":
-                lines[-1] += f"{_text((row.metrics or {}).get('boxes', {}).get('all', {}).get('AP')):>5}"
-    if benchmark.published:
-        targets = list(benchmark.targets)
-        lines += ["", f"{'published ' + first:22}" + "".join(f"{_fit(name, 12):>14}" for name in targets), rule]
-        for method, figures in benchmark.published.items():
-            lines.append(f"{_fit(method, 22):22}" + "".join(f"{_text(figures.get(name), 2):>14}" for name in targets))
-    lines += ["", "* exponents published for this test set; the other row has one pair for all"]
-    return "\n".join(line.rstrip() for line in lines)
+    boxes = benchmark.task == "instances"
+    titles = [*(TITLES.get(key, key) for key in metrics), *(["box"] if boxes else [])]
+    lines += ["", f"{'all classes':33}" + "".join(f"{title:>6}" for title in titles), rule]
+    for row in (row for row in own if not row.missing):
+        values = [*(row.value("all", key) for key in metrics), *([row.box] if boxes else [])]
+        lines.append(_start(row) + "".join(f"{_text(value):>6}" for value in values))
+    columns = [*benchmark.targets, MEAN]
+    for start in range(0, len(columns) if benchmark.published else 0, 4):
+        block = columns[start : start + 4]
+        lines += ["", f"{'published ' + first:22}" + "".join(f"{_fit(name, 13):>14}" for name in block), rule]
+        for method in benchmark.published:
+            figures = [_published(benchmark, method, name) for name in block]
+            lines.append(f"{_fit(method, 22):22}" + "".join(f"{_text(value, 2):>14}" for value in figures))
+    lines += ["", "* exponents published for this test set; the other row has one pair for all", note]
+    return "\n".join(line.rstrip() for line in lines).rstrip()
+
+
+def _published(benchmark: Benchmark, method: str, column: str) -> float | None:
+    return reported_mean(benchmark, method) if column == MEAN else benchmark.published[method].get(column)
 
 
 def _start(row: Row) -> str:
     star = "*" if row.kind == "published" else " "
-    pair = f"{'':13}" if row.alpha != row.alpha else f"{row.alpha:>7g}{row.beta:>6g}"
+    pair = f"{'':13}" if row.alpha != row.alpha else f"{row.alpha:>6.3g}{row.beta:>7.3g}"
     return f"{_fit(row.target, 18):18}{star} {pair}"
 
 
-def markdown(benchmark: Benchmark, rows: Sequence[Row]) -> str:
-    """A pipe table, with the published rows below it."""
+def markdown(benchmark: Benchmark, rows: Sequence[Row], note: str = "") -> str:
+    """A pipe table, with the published rows and a note below it."""
     titles, table = header(benchmark), cells(benchmark, rows)
     lines = [_pipes(titles), _pipes(["---", "---", *["---:"] * (len(titles) - 2)]), *map(_pipes, table)]
     if benchmark.published:
-        targets = list(benchmark.targets)
-        lines += ["", _pipes([f"published {TASKS[benchmark.task][0]}", *targets, "mean"])]
-        lines.append(_pipes(["---", *["---:"] * (len(targets) + 1)]))
-        for method, figures in benchmark.published.items():
-            line = [*(figures.get(target) for target in targets), reported_mean(benchmark, method)]
-            lines.append(_pipes([method, *(_text(value, 2) for value in line)]))
-    return "\n".join(lines) + "\n"
+        columns = [*benchmark.targets, MEAN]
+        lines += ["", _pipes([f"published {TASKS[benchmark.task][0]}", *columns])]
+        lines.append(_pipes(["---", *["---:"] * len(columns)]))
+        for method in benchmark.published:
+            lines.append(_pipes([method, *(_text(_published(benchmark, method, name), 2) for name in columns)]))
+    return "\n".join([*lines, *(["", note] if note else [])]) + "\n"
 
 
 def latex(benchmark: Benchmark, rows: Sequence[Row]) -> str:
@@ -243,7 +273,7 @@ def _pipes(items: Sequence[str]) -> str:
 
 
 def _escape(text: str) -> str:
-    return "".join({"_": r"\_", "&": r"\&", "%": r"\%", "#": r"\#"}.get(letter, letter) for letter in text)
+    return "".join(LATEX.get(letter, letter) for letter in text)
 
 
 def _text(value: float | None, digits: int = 1) -> str:

@@ -1,7 +1,7 @@
 """Predict once, evaluate often: what the network said of each image, before classes are combined and pairs chosen.
 
 One SQLite file a model and dataset. Every image is committed as it comes, so a run that was cut off goes on, and
-several processes may write. Reading gives one image at a time: memory does not grow with the dataset.
+several processes may write. Images are read one by one: memory does not grow with the dataset.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from score.detections import RLE, Detection
@@ -100,27 +101,25 @@ class PredictionCache:
 
     def __len__(self) -> int:
         """Images in it."""
-        return self._database.execute("SELECT COUNT(*) FROM images").fetchone()[0]
+        return self._ask("SELECT COUNT(*) FROM images")[0]
 
     def __contains__(self, image_id: int | str) -> bool:
-        found = self._database.execute("SELECT 1 FROM images WHERE id = ?", (json.dumps(image_id),))
-        return found.fetchone() is not None
-
-    def __iter__(self) -> Iterator[CachedImage]:
-        """All images, in no particular order; each is read when it is asked for."""
-        for image_id, data in self._database.execute("SELECT id, data FROM images"):
-            yield _unpack(json.loads(image_id), data)
+        return self._ask("SELECT 1 FROM images WHERE id = ?", json.dumps(image_id)) is not None
 
     def __getitem__(self, image_id: int | str) -> CachedImage:
         """One image.
 
         Raises:
             KeyError: it is not in it.
+            OutputError: the file is damaged.
         """
-        row = self._database.execute("SELECT data FROM images WHERE id = ?", (json.dumps(image_id),)).fetchone()
+        row = self._ask("SELECT data FROM images WHERE id = ?", json.dumps(image_id))
         if row is None:
             raise KeyError(image_id)
-        return _unpack(image_id, row[0])
+        try:
+            return _unpack(image_id, row[0])
+        except (zlib.error, SafetensorError, ValueError) as error:
+            raise self._damaged(error) from error
 
     def add(self, image: CachedImage) -> None:
         """Write one image, or write it anew.
@@ -138,7 +137,16 @@ class PredictionCache:
 
     def size(self) -> int:
         """Bytes that all images take."""
-        return self._database.execute("SELECT COALESCE(SUM(LENGTH(data)), 0) FROM images").fetchone()[0]
+        return self._ask("SELECT COALESCE(SUM(LENGTH(data)), 0) FROM images")[0]
+
+    def _ask(self, query: str, *values: str) -> Any:
+        try:
+            return self._database.execute(query, values).fetchone()
+        except sqlite3.Error as error:
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: Exception) -> OutputError:
+        return OutputError(f"{self.path} cannot be read ({error}); remove it, predictions are then made anew")
 
 
 def _pack(image: CachedImage) -> bytes:

@@ -6,6 +6,7 @@ what is in memory, :class:`CocoEvaluator` with a model's output behind detectron
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -20,7 +21,7 @@ from pycocotools import mask as coco_mask
 
 from score.detections import Detection, encode_instances, encode_segmentation
 from score.errors import ConfigError, DataError
-from score.names import normalise, synonyms
+from score.names import synonyms
 
 Metrics = dict[str, Any]
 IouType = Literal["segm", "bbox"]
@@ -36,7 +37,8 @@ class CocoScorer:
         names: the ``C`` classes.
         seen: ``C`` flags, true for a class of the training vocabulary.
         max_detections: the best so many of each image count, over all classes together.
-        iou_type: ``segm`` compares masks, ``bbox`` the boxes around them.
+        iou_type: ``segm`` compares masks; ``bbox`` the extents of the detections' masks with the annotated boxes, or
+            with the extents of the annotated masks where a box is not stated.
     """
 
     def __init__(
@@ -62,12 +64,12 @@ class CocoScorer:
             record: a detectron2 dataset dict; ``category_id`` is a position in ``names``. An annotation's own ``area``
                 decides its size class where stated, its mask's otherwise.
             detections: of this image, in any order.
-            rank: equal scores of different images are ranked by it; by default the image's id, as pycocotools does,
-                or the order of adding where ids are no numbers.
+            rank: equal scores of different images are ranked by it, as by :func:`ranks`; by default by the image's
+                id, as pycocotools does, or the order of adding where ids are no numbers.
 
         Raises:
-            DataError: a detection of a class that is not among those scored or of another size than the image, or an
-                image that has been added before.
+            DataError: a detection of a class that is not among those scored, of another size than the image or without
+                a finite score, or an image that has been added before.
         """
         best = sorted(detections, key=lambda item: -item.score)[: self.max_detections]
         check(record, best, len(self.names))
@@ -170,8 +172,9 @@ def coco_metrics(
     for image_id in detections:
         if image_id not in known:
             raise _foreign(image_id)
-    for rank, record in enumerate(sorted(ground_truth, key=lambda record: record["image_id"])):
-        scorer.add(record, detections.get(record["image_id"], ()), rank)
+    order = ranks(known)
+    for record in ground_truth:
+        scorer.add(record, detections.get(record["image_id"], ()), order[record["image_id"]])
     return scorer.finish()
 
 
@@ -179,12 +182,15 @@ def check(record: Mapping[str, Any], detections: Sequence[Detection], classes: i
     """Refuse detections that cannot be of this image.
 
     Raises:
-        DataError: one of a class that is not among ``classes``, or of another size than the image.
+        DataError: one of a class that is not among ``classes``, of another size than the image, or whose score is
+            infinite or not a number.
     """
     image_id, size = record["image_id"], [record["height"], record["width"]]
     for item in detections:
         if not 0 <= item.label < classes:
             raise DataError(f"a detection of class {item.label} in image {image_id}, of {classes} classes")
+        if not math.isfinite(item.score):
+            raise DataError(f"a detection of score {item.score} in image {image_id}; the model has diverged")
         if list(item.rle["size"]) != size:
             found = list(item.rle["size"])
             raise DataError(f"a mask of size {found} in image {image_id} of height, width {size}")
@@ -226,8 +232,15 @@ def named(keys: Sequence[str], row: NDArray[np.float64]) -> dict[str, float | No
     return {key: None if np.isnan(value) else float(value) for key, value in zip(keys, row, strict=True)}
 
 
+def ranks(image_ids: Iterable[int | str]) -> dict[int | str, int]:
+    """Number images in the order in which equal scores of theirs are ranked: by id, as pycocotools, numbers first."""
+    ordered = sorted(image_ids, key=lambda image_id: (isinstance(image_id, str), image_id))
+    return {image_id: rank for rank, image_id in enumerate(ordered)}
+
+
 def _rank(image_id: Any, count: int) -> int:
-    return int(image_id) if isinstance(image_id, int | np.integer) and image_id >= 0 else count
+    """Of an image that comes alone; those without a number of their own come after all that have one."""
+    return int(image_id) if isinstance(image_id, int | np.integer) and image_id >= 0 else (1 << 62) + count
 
 
 def _foreign(image_id: Any) -> DataError:
@@ -246,7 +259,7 @@ def _annotations(record: Mapping[str, Any], image_id: int) -> list[dict[str, Any
                 "category_id": item["category_id"] + 1,
                 "segmentation": rle,
                 "area": float(item.get("area", coco_mask.area(rle))),
-                "bbox": coco_mask.toBbox(rle).tolist(),
+                "bbox": list(item.get("bbox") or coco_mask.toBbox(rle).tolist()),
                 "iscrowd": int(item.get("iscrowd", 0)),
             }
         )
@@ -316,8 +329,8 @@ class GroundTruth:
 
     def __init__(self, dataset: str, names: Sequence[str]) -> None:
         self.position = positions(MetadataCatalog.get(dataset).thing_classes, names, dataset)
-        records = sorted(DatasetCatalog.get(dataset), key=lambda record: record["image_id"])
-        self._records = {record["image_id"]: (record, rank) for rank, record in enumerate(records)}
+        self._records = {record["image_id"]: record for record in DatasetCatalog.get(dataset)}
+        self._ranks = ranks(self._records)
 
     def __getitem__(self, image_id: int | str) -> tuple[dict[str, Any], int]:
         """The record of an image, and the image's rank by id.
@@ -327,11 +340,11 @@ class GroundTruth:
         """
         if image_id not in self._records:
             raise _foreign(image_id)
-        record, rank = self._records[image_id]
+        record = self._records[image_id]
         annotations = [
             {**item, "category_id": self.position[item["category_id"]]} for item in record.get("annotations", ())
         ]
-        return {**record, "annotations": annotations}, rank
+        return {**record, "annotations": annotations}, self._ranks[image_id]
 
 
 def positions(classes: Sequence[str], names: Sequence[str], dataset: str) -> list[int]:
@@ -341,7 +354,7 @@ def positions(classes: Sequence[str], names: Sequence[str], dataset: str) -> lis
         ConfigError: one is not in it.
     """
     where = {synonym: index for index, name in enumerate(names) for synonym in synonyms(name)}
-    missing = [name for name in classes if normalise(name) not in where]
+    missing = [name for name in classes if where.keys().isdisjoint(synonyms(name))]
     if missing:
         raise ConfigError(f"the vocabulary lacks {', '.join(missing)} of {dataset}; add them to score this dataset")
-    return [where[normalise(name)] for name in classes]
+    return [next(where[word] for word in synonyms(name) if word in where) for name in classes]

@@ -73,17 +73,18 @@ class Diagnosis:
         self._confusion = np.zeros((len(self.names) + 1, len(self.names) + 1), dtype=np.int64)
         self._images: list[ImageQuality] = []
 
-    def add(self, record: Mapping[str, Any], detections: Sequence[Detection]) -> None:
+    def add(self, record: Mapping[str, Any], detections: Sequence[Detection], rank: int | None = None) -> None:
         """Take one image.
 
         Args:
             record: its detectron2 dataset dict; ``category_id`` is a position in ``names``.
             detections: what was found in it, in any order.
+            rank: as ``CocoScorer.add`` has it.
 
         Raises:
             DataError: what ``CocoScorer.add`` refuses.
         """
-        self._scorer.add(record, detections)
+        self._scorer.add(record, detections, rank)
         best_first = sorted(detections, key=lambda item: -item.score)[: self.max_detections]
         found = [
             {"image_id": 1, "category_id": item.label, "score": item.score, "segmentation": item.rle}

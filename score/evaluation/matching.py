@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from score.errors import DataError
+
 _COCO = hotcoco.Params("segm")
 THRESHOLDS: NDArray[np.float64] = np.array(_COCO.iou_thrs)  # [T]; a set of them is a uint16, bit t for THRESHOLDS[t]
 RECALLS: NDArray[np.float64] = np.array(_COCO.rec_thrs)
@@ -39,7 +41,9 @@ class Order:
 
     def __post_init__(self) -> None:
         if (self.classes << self._shift).bit_length() > 63:
-            raise ValueError(f"{self.detections} detections of {self.classes} classes are too many to rank at once")
+            raise DataError(
+                f"{self.detections} detections of {self.classes} classes are too many to rank at once; lower top_k"
+            )
 
     @property
     def _shift(self) -> int:

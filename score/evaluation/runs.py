@@ -15,6 +15,7 @@ from score.errors import DataError
 
 IGNORED = ("choices", "name", "output", "overwrite", "paths", "resume", "runtime", "seed", "hydra")
 """Settings that make no other experiment, only another run of it."""
+NETWORK = "model.network."
 FIGURES = (("all", "AP"), ("all", "AP50"), ("seen", "AP"), ("unseen", "AP"), ("harmonic", "AP"))
 
 
@@ -71,10 +72,14 @@ def find(folders: Sequence[Path]) -> list[Run]:
 
 def _read(folder: Path) -> Run:
     try:
-        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        config = dict(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
         files = sorted((folder / "evaluation").glob("*.json"))
         results = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in files}
-        figures = {name: {group: result[group] for group, _ in FIGURES} for name, result in results.items()}
+        figures = {
+            name: {group: result[group] for group, _ in FIGURES}
+            for name, result in results.items()
+            if "all" in result and not result.get("changes")  # masks, scored as the run itself would have
+        }
     except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError) as error:
         raise DataError(f"{folder}: not a run's folder ({' '.join(str(error).split())[:100]}); leave it out") from error
     settings = _flat({key: value for key, value in config.items() if key not in IGNORED})
@@ -123,21 +128,27 @@ def labels(runs: Sequence[Run]) -> list[str]:
     same: dict[str, list[Run]] = {}
     for run in runs:
         same.setdefault(_label(run.choices, groups), []).append(run)
-    keys: list[str] = []
-    for members in same.values():  # within one choice of groups, whatever differs was set by hand
-        keys += [key for key in _differing([run.settings for run in members]) if key not in keys]
-    return [", ".join(filter(None, (_label(run.choices, groups), _label(run.settings, _plain(keys))))) for run in runs]
+    by_hand = {key for members in same.values() for key in _differing([run.settings for run in members])}
+    differing = _differing([run.settings for run in runs])
+    keys = [key for key in differing if key in by_hand or not _explained(key, groups)]
+
+    def said(keys: Sequence[str]) -> list[str]:
+        return [", ".join(filter(None, (_label(run.choices, groups), _label(run.settings, keys)))) for run in runs]
+
+    # model.network mostly repeats what other settings say
+    short, full = said([key for key in keys if not key.startswith(NETWORK)]), said(keys)
+    return short if len(set(short)) == len(set(full)) else full
+
+
+def _explained(key: str, groups: Sequence[str]) -> bool:
+    """Whether a setting may differ because a choice does: its own group's, an experiment's, or one of its parts'."""
+    resolved = key.startswith((NETWORK, "model.train_names"))
+    return key.partition(".")[0] in groups or "experiment" in groups or (resolved and bool(groups))
 
 
 def _differing(dictionaries: Sequence[Mapping[str, Any]]) -> list[str]:
     keys = dict.fromkeys(key for item in dictionaries for key in item)
     return [key for key in keys if len({json.dumps(item.get(key), default=str) for item in dictionaries}) > 1]
-
-
-def _plain(keys: Sequence[str]) -> list[str]:
-    """Without what only repeats another setting: ``model.network`` holds what the groups say, resolved."""
-    own = [key for key in keys if not key.startswith("model.network.")]
-    return own or list(keys)
 
 
 def _label(values: Mapping[str, Any], keys: Sequence[str]) -> str:

@@ -135,7 +135,8 @@ def read_labels(path: str | Path, positions: Sequence[int], size: tuple[int, int
         ``[H, W]`` positions, :data:`IGNORED` where the file says 255.
 
     Raises:
-        DataError: no such file, another size, more than one channel, or a value that is no class.
+        DataError: no such file, another size, more than one channel, values that are no whole numbers from 0 on, or
+            one that is no class.
     """
     try:
         with Image.open(path) as image:
@@ -148,9 +149,12 @@ def read_labels(path: str | Path, positions: Sequence[int], size: tuple[int, int
         raise DataError(
             f"{path}: labels of shape {labels.shape} for an image of height, width {size}; replace the file"
         )
-    table = np.full(max(int(labels.max(initial=0)), UNLABELLED) + 1, -1)
-    table[UNLABELLED] = IGNORED
+    labels = labels.astype(np.uint8) if labels.dtype == bool else labels
+    if labels.dtype.kind not in "ui" or labels.min(initial=0) < 0:
+        raise DataError(f"{path}: labels are {labels.dtype}, some below 0 or no whole numbers; replace the file")
+    table = np.full(max(int(labels.max(initial=0)), UNLABELLED, len(positions)) + 1, -1)
     table[: len(positions)] = positions
+    table[UNLABELLED] = IGNORED
     mapped = table[labels]
     if (mapped < 0).any():
         value = labels[mapped < 0].flat[0]

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from score.detections import encode_segmentation
 from score.errors import DataError
 from score.evaluation.cache import CachedImage
-from score.evaluation.coco import harmonic_mean
+from score.evaluation.coco import harmonic_mean, ranks
 from score.evaluation.matching import ABSENT, Contenders, Order, average_precision, contenders, match
 from score.model.classifier import Ensemble
 from score.model.postprocess import best_pairs
@@ -160,7 +160,8 @@ def sweep(
     classes = len(seen)
     if any(image.out_logits.shape[1] != classes for image in images):
         raise ValueError(f"{classes} seen flags and predictions of {images[0].out_logits.shape[1]} classes")
-    images = sorted(images, key=lambda image: image.image_id)  # equal scores are ranked by image id, as in pycocotools
+    place = ranks(image.image_id for image in images)
+    images = sorted(images, key=lambda image: place[image.image_id])
     labels = np.concatenate([image.labels[~image.crowd] for image in images])
     instances = np.bincount(labels, minlength=classes)
     known = contenders(

@@ -104,6 +104,20 @@ def test_load_gives_detectron2_dicts_and_keeps_id_0(write_coco: Write) -> None:
     assert isinstance(second["annotations"][0]["segmentation"]["counts"], list)  # not decoded
 
 
+def test_polygons_that_enclose_nothing_are_left_out(write_coco: Write, caplog: pytest.LogCaptureFixture) -> None:
+    def change(coco: dict) -> None:
+        first, second = coco["annotations"]
+        first["segmentation"].append([1.0, 1.0, 2.0, 2.0])
+        first.update(area=None, iscrowd=None)
+        second["segmentation"] = [[]]
+
+    records = specs.load(specs.custom(*write_coco(change), "thin"))
+    assert [len(record["annotations"]) for record in records] == [1, 0]
+    (item,) = records[0]["annotations"]
+    assert len(item["segmentation"]) == 1 and "area" not in item and item["iscrowd"] == 0
+    assert "thin: 1 annotations without a polygon of three points are left out" in caplog.text
+
+
 def test_custom_names_do_not_collide(write_coco: Write, tmp_path: Path) -> None:
     json, images = write_coco()
     copy = tmp_path / "copy.json"

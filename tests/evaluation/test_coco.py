@@ -18,7 +18,15 @@ from pycocotools import mask as coco_mask
 from score.data import specs
 from score.detections import RLE, Detection, encode_segmentation, ground_truth
 from score.errors import ConfigError, DataError
-from score.evaluation.coco import METRICS, CocoEvaluator, CocoScorer, coco_metrics, harmonic_mean
+from score.evaluation.coco import (
+    METRICS,
+    CocoEvaluator,
+    CocoScorer,
+    coco_metrics,
+    harmonic_mean,
+    positions,
+    ranks,
+)
 from tests.evaluation.coco_cases import HEIGHT, WIDTH, crowded_scenes, record, rectangle, reference
 
 
@@ -228,6 +236,37 @@ def test_the_area_stated_by_an_annotation_decides_its_size() -> None:
     truth[0]["annotations"][0]["area"] = 2000.0
     metrics = coco_metrics(truth, {1: [Detection(0, 1.0, shape)]}, ["ship"], [True])
     assert metrics["all"]["APs"] is None and metrics["all"]["APm"] == pytest.approx(100)
+
+
+def test_annotated_boxes_are_the_truth_of_boxes() -> None:
+    """NWPU's boxes, for one, are not the extents of its masks."""
+    shape = rectangle(10, 10, 20, 20)
+    truth = record(1, [(0, shape)])
+    for stated, expected in ((None, 100), ([10, 10, 20, 20], 100), ([10, 10, 20, 40], 10)):  # IoU 0.5
+        truth["annotations"][0]["bbox"] = stated
+        scorer = CocoScorer(["ship"], [True], iou_type="bbox")
+        scorer.add(truth, [Detection(0, 0.5, shape)])
+        assert scorer.finish()["all"]["AP"] == pytest.approx(expected)
+
+
+def test_images_rank_by_number_then_by_name() -> None:
+    assert ranks(["b", 7, "a", 0]) == {0: 0, 7: 1, "a": 2, "b": 3}
+    scorer = CocoScorer(["ship"], [True])
+    for image_id in (0, "a", -5, "b"):  # none is taken for another
+        scorer.add({**record(0, []), "image_id": image_id}, [])
+    assert scorer.finish()["images"] == 4
+
+
+def test_a_class_may_be_synonyms_itself() -> None:
+    assert positions(["truck, lorry", "ship"], ["ship", "lorry"], "trucks") == [1, 0]
+    assert positions(["truck, lorry", "ship"], ["truck, lorry", "ship"], "trucks") == [0, 1]
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf")])
+def test_a_score_that_is_no_number_is_refused(score: float) -> None:
+    shape = rectangle(0, 0, 20, 20)
+    with pytest.raises(DataError, match="diverged"):
+        coco_metrics([record(1, [(0, shape)])], {1: [Detection(0, score, shape)]}, ["ship"], [True])
 
 
 def test_what_cannot_be_scored_is_refused() -> None:

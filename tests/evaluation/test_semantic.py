@@ -123,6 +123,25 @@ def test_label_images_are_read(tmp_path: Path) -> None:
         assert mapped.tolist() == [[3, 0, 1], [IGNORED, 0, 3]]
 
 
+@pytest.mark.parametrize("mode", ["1", "I;16", "I"])
+def test_label_images_of_any_depth_are_read(mode: str, tmp_path: Path) -> None:
+    labels = np.array([[0, 1], [1, 0]])
+    Image.fromarray(labels.astype({"1": bool, "I;16": np.uint16, "I": np.int32}[mode])).save(tmp_path / "labels.tif")
+    assert read_labels(tmp_path / "labels.tif", [5, 6], (2, 2)).tolist() == [[5, 6], [6, 5]]
+
+
+def test_255_counts_for_no_class_however_many_there_are(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[255, 3]], dtype=np.uint8)).save(tmp_path / "labels.png")
+    assert read_labels(tmp_path / "labels.png", range(300), (1, 2)).tolist() == [[IGNORED, 3]]
+
+
+@pytest.mark.parametrize("values", [np.array([[0.5]], dtype=np.float32), np.array([[-1]], dtype=np.int32)])
+def test_labels_that_are_no_numbers_of_classes_are_refused(values: np.ndarray, tmp_path: Path) -> None:
+    Image.fromarray(values).save(tmp_path / "labels.tif")
+    with pytest.raises(DataError, match="below 0 or no whole numbers"):
+        read_labels(tmp_path / "labels.tif", [0], (1, 1))
+
+
 def test_label_images_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "labels.png"
     with pytest.raises(DataError, match=r"labels\.png: cannot be read"):

@@ -84,7 +84,7 @@ def test_a_batch_without_objects_still_trains(criterion: SetCriterion) -> None:
     logits, masks = torch.randn(2, 5, 4, requires_grad=True), torch.randn(2, 5, 8, 8, requires_grad=True)
     empty = Target(torch.zeros(0, dtype=torch.long), torch.zeros(0, 32, 32))
     losses = criterion([(logits, masks), (logits, masks)], [empty, empty])
-    assert float(losses["loss_mask"]) == float(losses["loss_dice_0"]) == 0.0
+    assert losses["loss_mask"].item() == losses["loss_dice_0"].item() == 0.0
     sum(losses.values()).backward()
     assert logits.grad.abs().sum() > 0
     assert masks.grad is not None and masks.grad.abs().sum() == 0

@@ -21,6 +21,7 @@ OWN = {
         "rectangles": {"alpha": 0.2, "beta": 0.6, "json": "data/instances.json", "images": "data/images"},
         "nwpu_val": {"alpha": 0.4, "beta": 0.4},
         "gone": {"alpha": 0.4, "beta": 0.4, "json": "gone/instances.json", "images": "gone"},
+        "half_gone": {"alpha": 0.4, "beta": 0.4, "json": "data/instances.json", "images": "data/gone"},
         "never_heard_of": {"alpha": 0.4, "beta": 0.4},
     },
     "fixed": {"alpha": 0.4, "beta": 0.8},
@@ -54,9 +55,10 @@ def test_a_benchmark_makes_the_whole_table(place: Path, call: Call) -> None:
     for line in (
         "nwpu_val              missing: no root of datasets is set",
         "gone                  missing: no gone/instances.json",
+        "half_gone             missing: no data/gone",
         "never_heard_of        missing: no such dataset is registered",
-        "rectangles        *     0.2   0.6",
-        "rectangles              0.4   0.8",
+        "rectangles        *    0.2    0.6",
+        "rectangles             0.4    0.8",
     ):
         assert line in table
     folder = place / "model" / "benchmark" / "mine"
@@ -115,6 +117,11 @@ def test_a_sweep_picks_on_validation_only(place: Path, call: Call) -> None:
     assert refused.code == 2 and "the pair would be picked on the target" in refused.err
     told = call("sweep", f"data={sets['data']}", f"validation={sets['data']}", "tune_on_target=true", *grid)
     assert told.code == 0 and "TUNED ON THE TARGET" in told.out
+    tiny_data(place / "seen", size=64, names=["ship"])
+    both = f"data=[{{json: seen/instances.json, images: seen/images}},{sets['other']}]"
+    undefined = call("sweep", both, "group=unseen", *grid)
+    assert undefined.code == 0 and "AP of the group unseen is undefined: instances has no" in undefined.out
+    assert {"instances.json", "instances.png", "other_set.json"} <= set(files(place / "out"))
     caps = call("sweep", f"data={sets['data']}", "top_k=[3,300]", *grid)
     assert "data_set_top3\n" in caps.out and "data_set_top300\n" in caps.out and "give validation=NAME" in caps.out
 
@@ -147,7 +154,12 @@ def test_runs_fold_into_mean_and_spread(place: Path, call: Call) -> None:
         ("benchmark", ["benchmark=isaid_transfr", "model=model"], "no such file; there are isaid512_transfer, "),
         ("benchmark", ["benchmark=mine.yaml", "model=gone"], "no such model folder: gone"),
         ("benchmark", ["benchmark=bad.yaml", "model=model"], "bad.yaml: not a benchmark ("),
+        ("benchmark", ["benchmark=taken.yaml", "model=model"], "targets.nwpu_val: this is the name of another dataset"),
+        ("benchmark", ["benchmark=half.yaml", "model=model"], "002.png: no such image"),
         ("sweep", ["model=model", "data=nwpu_val", "alphas=[2]"], "alphas=[2]: not a list of numbers in 0 .. 1"),
+        ("sweep", ["model=model", "data=nwpu_val", "alphas=0.4"], "alphas=0.4: not a list of numbers in 0 .. 1"),
+        ("sweep", ["model=model", "data=nwpu_val", "top_k=[]"], "top_k=[]: not a whole number of at least 1"),
+        ("sweep", ["model=model", "data=nwpu_val", "top_k=null"], "top_k=None: not a whole number of at least 1"),
         ("sweep", ["model=model", "data=nwpu_val", "metric=mAP"], "metric=mAP: not one of AP, AP50, AP75"),
         ("sweep", ["model=model", "data=nwpu_val", "top_k=0"], "top_k=0: not a whole number of at least 1"),
         ("report", ["runs=[gone]"], "gone: no run that was scored"),
@@ -155,6 +167,11 @@ def test_runs_fold_into_mean_and_spread(place: Path, call: Call) -> None:
 )
 def test_bad_input(place: Path, call: Call, tool: str, arguments: list[str], line: str) -> None:
     (place / "bad.yaml").write_text("targets: {nwpu_val: {alpha: 0.4}}\ntask: instances\nfixed: {alpha: 0, beta: 0}\n")
+    own = {"alpha": 0, "beta": 0, "json": "data/instances.json", "images": "data/images"}
+    other = {**own, "json": "other/instances.json", "images": "other/images"}
+    for name, targets in {"taken": {"nwpu_val": own}, "half": {"first": own, "second": other}}.items():
+        (place / f"{name}.yaml").write_text(yaml.safe_dump({**OWN, "targets": targets}))
+    (place / "other" / "images" / "002.png").unlink()
     before = files(place)
     outcome = call(tool, *arguments)
     assert outcome.code == 2

@@ -59,7 +59,9 @@ def test_ensemble_limit_and_control_are_settings(place: Path, call: Call) -> Non
     results = saved(place / "out")
     assert results["ensemble"] == {"alpha": 0.0, "beta": 0.25}
     assert (results["images"], results["detections"], results["shuffle_vocabulary"]) == (2, 10, 3)
-    assert files(place / "out") == [f"{results['dataset']}_shuffled.json"]  # never in the place of the true figures
+    changes = ["limit2", "max5", "alpha0", "beta0.25", "shuffled"]
+    assert results["changes"] == changes
+    assert files(place / "out") == ["_".join([results["dataset"], *changes]) + ".json"]  # the true figures stay
 
 
 def test_several_datasets_in_one_command_end_with_a_summary(place: Path, call: Call) -> None:
