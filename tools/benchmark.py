@@ -6,55 +6,42 @@ disk are listed as missing. Each dataset is predicted once; what is finished is 
 
 from __future__ import annotations
 
-import shlex
 import textwrap
 import time
+from dataclasses import asdict
 from pathlib import Path
 
-from command import CONFIGS, command
-from hydra.core.hydra_config import HydraConfig
+from command import CONFIGS, command, typed
 from omegaconf import DictConfig, OmegaConf
 
 
 @command("commands/benchmark")
 def main(config: DictConfig) -> None:
     from score.engine import benchmark as runner  # not before the settings have been read: PyTorch takes seconds
-    from score.engine import runtime
+    from score.engine import checks, runtime
     from score.engine.study import Study
     from score.evaluation import benchmark as tables
     from score.files import check_writable
 
-    OmegaConf.to_container(config, throw_on_missing=True)
+    checks.check_numbers(config)
+    checks.check_number("top_k", config.top_k, checks.Number(int, 1))
     start = time.time()
     runtime.log_to_stdout()
     benchmark = tables.read(str(config.benchmark), CONFIGS / "benchmark")
     output = Path(config.output) / benchmark.name
-    check_writable(output)
-    device = runtime.select_device(config.runtime.device, config.runtime.threads)
-    study = Study(
-        Path(config.model),
-        Path(config.predictions),
-        device,
-        overrides=config.overrides,
-        workers=config.runtime.workers,
-        limit=config.limit,
-    )
+    for folder in (output, Path(config.predictions)):
+        check_writable(folder)
+    study = Study.configured(config)
+    came_from = study.provenance(typed())
     counts = {"top_k": config.top_k, "max_detections": config.max_detections}
-    rows, facts = runner.run(benchmark, study, output, **counts, root=config.paths.datasets)
-    came_from = {
-        "model": str(config.model),
-        "command": shlex.join(["tools/benchmark.py", *HydraConfig.get().overrides.task]),
-        "weights": study.origin["weights"],
-        "seed": study.config.get("seed"),
-        "device": str(device),
-        "versions": runtime.versions(),
-    }
-    written = []
-    if config.report:
-        written = runner.write_reports(benchmark, study, rows, output, came_from, **counts, pictures=config.pictures)
+    rows, facts = runner.run(benchmark, study, output, came_from, **counts, root=config.paths.datasets)
+    reports = runner.write_reports(
+        benchmark, study, rows if config.report else [], output, came_from, **counts, pictures=config.pictures
+    )
     manifest = {
         **came_from,
         "config": OmegaConf.to_container(config, resolve=True),
+        "benchmark": asdict(benchmark),
         "trained_with": OmegaConf.to_container(study.config, resolve=True),
         "origin": study.origin,
         "targets": facts,
@@ -62,7 +49,7 @@ def main(config: DictConfig) -> None:
         "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
     note = f"limit={config.limit}: a part of each target, not to compare with the paper" if config.limit else ""
-    written += runner.write_tables(benchmark, rows, output, manifest, note)
+    written = [*reports, *runner.write_tables(benchmark, rows, output, manifest, note)]
     print(f"\n{tables.terminal(benchmark, rows, note)}\n\n{output}:")
     print(textwrap.fill(", ".join(path.name for path in written), initial_indent="  ", subsequent_indent="  "))
 

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import difflib
 import functools
 import os
 import re
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 import hydra
+import yaml
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 import score
-from score.errors import ScoreError
+from score.errors import ConfigError, ScoreError
 
 CONFIGS = Path(score.__file__).parent.parent / "configs"
 # detectron2 and fvcore use what torch calls outdated, at every start
@@ -42,6 +47,7 @@ def command(config: str, words: Sequence[str] = ()) -> Callable[[Callable[[DictC
         @functools.wraps(main)
         def task(settings: DictConfig) -> None:
             with _one_line_errors(folder, name):  # in here as well: Hydra adds lines to what leaves its task
+                _check_kinds(settings, yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8")))
                 main(settings)
 
         run = hydra.main(version_base="1.3", config_path=str(folder), config_name=name)(task)
@@ -57,12 +63,33 @@ def command(config: str, words: Sequence[str] = ()) -> Callable[[Callable[[DictC
                 if place == len(sys.argv) or not re.fullmatch(r"\w+", sys.argv[place]):
                     break
                 sys.argv[place] = f"{key}={sys.argv[place]}"
+            sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))  # anywhere
+            argparse.ArgumentParser.error = _refuse  # type: ignore[method-assign]
             with _one_line_errors(folder, name):
                 run()
 
         return guarded
 
     return decorate
+
+
+def _refuse(parser: argparse.ArgumentParser, message: str) -> NoReturn:
+    """In place of several lines of usage."""
+    raise ConfigError(f"{message}; settings are written KEY=VALUE, --help says more")
+
+
+def _check_kinds(settings: DictConfig, defaults: dict[str, Any]) -> None:
+    """Refuse what was given no value, and what is no list, no switch or no group of settings where the file has one."""
+    for key, default in defaults.items():
+        if key in ("defaults", "hydra"):
+            continue
+        value = settings[key]  # raises where it was given none
+        if isinstance(default, dict) and not isinstance(value, DictConfig):
+            raise ConfigError(f"{key}={value}: it holds settings of its own, as in {key}.{next(iter(default))}=VALUE")
+        if isinstance(default, list) and not isinstance(value, ListConfig):
+            raise ConfigError(f"{key}={value}: it takes a list, as in {key}=[A,B]")
+        if isinstance(default, bool) and key != "resume" and not isinstance(value, bool):
+            raise ConfigError(f"{key}={value}: it takes true or false")
 
 
 @contextlib.contextmanager
@@ -79,6 +106,11 @@ def _one_line_errors(folder: Path, name: str) -> Iterator[None]:
             raise
         print(f"error: {explain(error, folder, name)}", file=sys.stderr)
         sys.exit(2)
+
+
+def typed() -> str:
+    """The command that is running, as it was typed."""
+    return shlex.join([f"tools/{Path(sys.argv[0]).name}", *HydraConfig.get().overrides.task])
 
 
 def explain(error: BaseException, folder: Path, name: str) -> str:

@@ -5,34 +5,36 @@ Prints a table for each dataset and saves the figures with the settings, version
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 
 import hydra
-from command import command
-from hydra.core.hydra_config import HydraConfig
+from command import command, typed
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 
 @command("commands/evaluate")
 def main(config: DictConfig) -> None:
     import score.engine.inference as inference  # not before the settings have been read: PyTorch takes seconds
-    from score.engine import runtime
+    from score.data.loaders import test_records
+    from score.engine import checks, runtime
     from score.evaluation.table import save_json, summary, tables
     from score.files import check_writable
     from score.weights import folder
 
-    OmegaConf.to_container(config, throw_on_missing=True)
+    checks.check_numbers(config)
     runtime.log_to_stdout()
     device = runtime.select_device(config.runtime.device, config.runtime.threads)
     output = Path(config.output)
     check_writable(output)
     datasets = inference.register(config.data, config.paths.datasets)
+    for dataset in datasets:  # all, before the first is scored
+        inference.choose(config.tasks, dataset)
+        test_records(dataset, config.limit)
     model, trained = folder.load(config.model, device, config.overrides)
     for key, value in config.ensemble.items():
         if value is not None:
             setattr(model.ensemble, key, float(value))
-    source = {"model": config.model, "command": shlex.join(["tools/evaluate.py", *HydraConfig.get().overrides.task])}
+    source = runtime.provenance(Path(config.model), device, trained.get("seed"), typed())
     rows = {}
     for dataset in datasets:
         results = inference.evaluate(
@@ -53,7 +55,7 @@ def main(config: DictConfig) -> None:
         changes = inference.changes(config)
         name = "_".join([dataset, *changes])
         path = output / f"{name}.json"
-        save_json(path, {"dataset": dataset, **source, "changes": changes, "versions": runtime.versions(), **results})
+        save_json(path, {"dataset": dataset, **source, "changes": changes, **results})
         print(f"{name}: {results['seconds_per_image']:.2f} s an image\nsaved as {path}\n{tables(results)}\n")
         rows[name] = results
     if len(rows) > 1 and all("all" in results for results in rows.values()):

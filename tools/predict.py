@@ -22,10 +22,11 @@ CHOICE = ("score", "top_k", "overlap", "min_area", "per_class")
 @command("commands/predict")
 def main(config: DictConfig) -> None:
     from score import prediction  # not before the settings have been read: PyTorch takes seconds
-    from score.engine import runtime
+    from score.engine import checks, runtime
     from score.segmenter import Segmenter
     from score.weights import folder
 
+    checks.check_numbers(config)
     runtime.log_to_stdout()
     settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     choice = {key: settings[key] for key in CHOICE}

@@ -5,27 +5,34 @@ A line for each setting that differs, with mean and standard deviation over seed
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from command import command
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig
 
 
 @command("commands/report")
 def main(config: DictConfig) -> None:
+    from score.errors import ConfigError
     from score.evaluation import runs
     from score.evaluation.table import save_json
-    from score.files import write_text
+    from score.files import check_writable, write_text
 
-    OmegaConf.to_container(config, throw_on_missing=True)
-    folders = [config.runs] if isinstance(config.runs, str) else list(config.runs)
-    lines = runs.fold(runs.find([Path(folder) for folder in folders]))
-    print(runs.terminal(lines))
+    folders = config.runs if isinstance(config.runs, ListConfig) else [config.runs]
+    if not folders:
+        raise ConfigError(f"runs={config.runs}: no folder; name at least one")
+    found, unscored = runs.find([Path(str(folder)) for folder in folders])
+    lines = runs.fold(found)
     if config.output is not None:
-        output = Path(config.output)
-        write_text(output.with_suffix(".md"), runs.markdown(lines))
-        save_json(output.with_suffix(".json"), runs.as_json(lines))
-        print(f"\n{output.with_suffix('.md')}, {output.with_suffix('.json')}")
+        check_writable(Path(f"{config.output}").parent)
+    print(runs.terminal(lines))
+    for folder in unscored:
+        print(f"left out: {folder}, not trained to the end or not scored", file=sys.stderr)
+    if config.output is not None:
+        write_text(Path(f"{config.output}.md"), runs.markdown(lines))
+        save_json(f"{config.output}.json", runs.as_json(lines))
+        print(f"\n{config.output}.md, {config.output}.json")
 
 
 if __name__ == "__main__":

@@ -5,9 +5,7 @@ The output folder becomes a model folder, with checkpoints, TensorBoard events, 
 
 from __future__ import annotations
 
-import shlex
-
-from command import command
+from command import command, typed
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
@@ -18,7 +16,7 @@ def main(config: DictConfig) -> None:
 
     groups = HydraConfig.get().runtime.choices
     config.choices = {key: groups[key] for key in sorted(groups) if not key.startswith("hydra")}
-    train(config, shlex.join(["tools/train.py", *HydraConfig.get().overrides.task]))
+    train(config, typed())
 
 
 if __name__ == "__main__":

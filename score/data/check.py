@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from score.data.images import check_size, read_size
 from score.errors import DataError
@@ -55,7 +58,7 @@ def check_names(names: Sequence[str], where: str) -> None:
 
 def match_categories(
     categories: Iterable[dict[str, Any]], names: Sequence[str], json_file: Path, spec: str
-) -> dict[int, int]:
+) -> dict[int | str, int]:
     """Match a JSON's categories to a dataset's classes, by name and never by position.
 
     Args:
@@ -71,11 +74,12 @@ def match_categories(
         DataError: the names differ; the message lists the difference.
     """
     try:
-        pairs = [(int(category["id"]), str(category["name"])) for category in categories]
-    except (KeyError, TypeError, ValueError) as error:
+        pairs = [(category["id"], str(category["name"])) for category in categories]
+        double = len({i for i, _ in pairs}) < len(pairs)
+    except (KeyError, TypeError) as error:
         raise DataError(f"{json_file}: a category without id or name; give every category both") from error
     check_names([name for _, name in pairs], str(json_file))
-    if len({i for i, _ in pairs}) < len(pairs):
+    if double:
         raise DataError(f"{json_file}: two categories with one id; give each its own")
     index = {normalise(name): i for i, name in enumerate(names)}
     found = {normalise(name): name for _, name in pairs}
@@ -100,6 +104,8 @@ def check_records(coco: dict[str, Any], json_file: Path) -> None:
             absent = [key for key in keys if key not in record]
             if absent:
                 raise DataError(f"{json_file}: {kind} {record.get('id', f'number {number}')} has no {_listed(absent)}")
+            if not isinstance(record.get("id", 0), int | str):
+                raise DataError(f"{json_file}: {kind} number {number} has the id {record['id']}; use numbers or words")
     for key, of in (("id", "image"), ("file_name", "image"), ("id", "annotation")):
         counts = Counter(record[key] for record in coco[f"{of}s"] if key in record)
         double = next((value for value, count in counts.items() if count > 1), None)
@@ -117,14 +123,26 @@ def check_records(coco: dict[str, Any], json_file: Path) -> None:
             raise DataError(f"{who} is of category {record['category_id']}, which is not listed; correct it")
         if "bbox" not in record or not isinstance(record.get("segmentation"), list | dict):
             raise DataError(f"{who} has no bbox or no segmentation; instance masks are needed")
-        if (record.get("area") or 0) < 0:
-            raise DataError(f"{who} has the area {record['area']}; correct it, or leave it out")
+        area = record.get("area")
+        if area is not None and not (isinstance(area, int | float) and 0 <= area < math.inf):
+            raise DataError(f"{who} has the area {area}; correct it, or leave it out")
         shape = record["segmentation"]
         if isinstance(shape, list):
-            if any(not isinstance(ring, list) or len(ring) % 2 for ring in shape):
-                raise DataError(f"{who} has a polygon with an odd number of coordinates; correct it")
+            if not all(map(_is_ring, shape)):
+                raise DataError(f"{who} has a polygon that is no list of an even number of coordinates; correct it")
         elif list(shape.get("size", ())) != images[record["image_id"]] or "counts" not in shape:
             raise DataError(f"{who} has an RLE of another size than its image, or without counts; correct it")
+
+
+def _is_ring(ring: Any) -> bool:
+    """Whether something is a flat list of x, y, x, y, ... of finite numbers; rasterising others has no end."""
+    if not isinstance(ring, list) or len(ring) % 2:
+        return False
+    try:
+        points = np.array(ring)
+    except ValueError:
+        return False
+    return not ring or (points.ndim == 1 and points.dtype.kind in "iuf" and bool(np.isfinite(points).all()))
 
 
 def check_images(images: Sequence[dict[str, Any]], folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import time
@@ -15,7 +16,7 @@ from detectron2.data import MetadataCatalog
 from score.data import specs
 from score.data.loaders import test_records
 from score.engine import predictions, reports, tasks
-from score.engine.study import Predicted, Study
+from score.engine.study import Study
 from score.errors import ConfigError, DataError
 from score.evaluation import benchmark as tables
 from score.evaluation.benchmark import PAIRS, Benchmark, Row
@@ -29,7 +30,14 @@ EVALUATORS = ("evaluation", "detections.py", "engine/study.py")
 
 
 def run(
-    benchmark: Benchmark, study: Study, output: Path, *, top_k: int, max_detections: int, root: str | Path | None
+    benchmark: Benchmark,
+    study: Study,
+    output: Path,
+    came_from: Mapping[str, Any],
+    *,
+    top_k: int,
+    max_detections: int,
+    root: str | Path | None,
 ) -> tuple[list[Row], dict[str, dict[str, Any]]]:
     """Score every target at its published pair and at the fixed one.
 
@@ -37,11 +45,13 @@ def run(
         benchmark: what to score.
         study: the model.
         output: finished cells are kept in ``output/cells`` under a hash of all that they depend on.
+        came_from: kept with the cells that are scored now.
         top_k, max_detections: of an image.
         root: of the datasets' working layout.
 
     Returns:
-        The rows in the benchmark's order, published before fixed, and facts of each target: hash, images, seconds.
+        The rows in the benchmark's order, published before fixed, and facts of each target: hash, images, and when and
+        by what its cells were made. A part of a target has no published figure beside it.
 
     Raises:
         ConfigError: a target's name is that of another dataset, or it cannot be scored for the benchmark's task.
@@ -60,27 +70,30 @@ def run(
             rows += [Row(target, kind, *benchmark.pair(target, kind), None, reason) for kind in PAIRS]
             facts[target] = {"missing": reason}
             continue
-        start = time.perf_counter()
-        cells = Cells(study, target, benchmark.task, output / "cells", top_k, max_detections)
+        cells = Cells(study, target, benchmark.task, output / "cells", came_from, top_k, max_detections)
+        made = {}
         for kind in PAIRS:
             alpha, beta = benchmark.pair(target, kind)
-            rows.append(Row(target, kind, alpha, beta, cells.get(alpha, beta)))
-        facts[target] = {**cells.facts, "images": cells.images, "seconds": round(time.perf_counter() - start, 1)}
+            metrics, made[kind] = cells.get(alpha, beta)
+            rows.append(Row(target, kind, alpha, beta, metrics, whole=study.limit is None))
+        facts[target] = {**cells.facts, "images": cells.images, "cells": made}
     return rows, facts
 
 
 def write_reports(
     benchmark: Benchmark, study: Study, rows: Sequence[Row], output: Path, facts: Mapping[str, Any], **counts: int
 ) -> list[Path]:
-    """Write an HTML report of every instance target that is there, at its published pair.
+    """Write an HTML report of every instance target that is there, at its published pair; older ones are removed.
 
     Args:
         benchmark, study, output: as :func:`run` has them.
-        rows: what it returned.
+        rows: what it returned, or some of it.
         facts: what the figures come from.
         counts: ``top_k``, ``max_detections`` and ``pictures``, as :func:`score.engine.reports.write` has them.
     """
-    paths = []
+    paths: list[Path] = []
+    for target in benchmark.targets:
+        (output / f"{target}.html").unlink(missing_ok=True)  # beside new tables it would be taken for their own
     for row in rows:
         if benchmark.task == "instances" and row.kind == "published" and row.metrics is not None:
             with study.predicted(row.target) as predicted:
@@ -148,18 +161,28 @@ class Cells:
         target: a registered dataset.
         task: ``instances`` or ``semantic``.
         folder: of finished cells.
+        came_from: kept with the cells that are scored now.
         top_k, max_detections: of an image.
     """
 
-    def __init__(self, study: Study, target: str, task: str, folder: Path, top_k: int, max_detections: int) -> None:
-        self.study, self.target, self.task, self.folder = study, target, task, folder
+    def __init__(
+        self,
+        study: Study,
+        target: str,
+        task: str,
+        folder: Path,
+        came_from: Mapping[str, Any],
+        top_k: int,
+        max_detections: int,
+    ) -> None:
+        self.study, self.target, self.task, self.folder, self.came_from = study, target, task, folder, came_from
         self.top_k, self.max_detections = top_k, max_detections
         records = test_records(target, study.limit)
         self.images = len(records)
         self.facts = study.facts(target, records)
 
-    def get(self, alpha: float, beta: float) -> Metrics:
-        """Figures at one pair."""
+    def get(self, alpha: float, beta: float) -> tuple[Metrics, dict[str, Any]]:
+        """Figures at one pair, and what they come from: with ``seconds`` and ``finished``, here and now or before."""
         question: dict[str, Any] = {
             **self.facts,
             "task": self.task,
@@ -170,20 +193,20 @@ class Cells:
             "evaluator": f"score {predictions.code(*EVALUATORS)}, hotcoco {hotcoco.__version__}",
         }
         path = self.folder / f"{self.target}-{predictions.digest(question)}.json"
-        if path.is_file():
-            logger.info(f"{self.target}  alpha {alpha:g}  beta {beta:g}  finished before")
-            return json.loads(path.read_text(encoding="utf-8"))["metrics"]
+        said = f"{self.target}  alpha {alpha:g}  beta {beta:g}"
+        with contextlib.suppress(OSError, ValueError, KeyError):  # not there, or damaged
+            known = json.loads(path.read_text(encoding="utf-8"))
+            found = known["metrics"], known["made"]
+            logger.info(f"{said}  finished before")
+            return found
+        start = time.perf_counter()
         if self.task == "semantic":
             metrics = self.study.semantic(self.target, alpha, beta)
         else:
             with self.study.predicted(self.target) as predicted:
-                metrics = self._score(predicted, alpha, beta)
-        save_json(path, {"question": question, "metrics": metrics})
-        return metrics
-
-    def _score(self, predicted: Predicted, alpha: float, beta: float) -> Metrics:
-        start = time.perf_counter()
-        metrics = predicted.score(alpha, beta, self.top_k, self.max_detections)
-        seconds = time.perf_counter() - start
-        logger.info(f"{self.target}  alpha {alpha:g}  beta {beta:g}  scored in {seconds:.1f} s")
-        return metrics
+                metrics = predicted.score(alpha, beta, self.top_k, self.max_detections)
+        seconds = round(time.perf_counter() - start, 1)
+        made = {**self.came_from, "seconds": seconds, "finished": time.strftime("%Y-%m-%d %H:%M:%S")}
+        save_json(path, {"question": question, "made": made, "metrics": metrics})
+        logger.info(f"{said}  done in {seconds:.1f} s")
+        return metrics, made

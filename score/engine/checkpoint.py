@@ -47,6 +47,11 @@ class RunCheckpointer(Checkpointer):
         write_whole(Path(self.save_dir) / LAST, lambda partial: partial.write_text(last_filename_basename))
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a run has left one there."""
+    return (folder / LAST).exists()
+
+
 def read_last(folder: Path) -> dict[str, Any]:
     """Read the newest checkpoint of a run, onto the CPU.
 
@@ -56,7 +61,7 @@ def read_last(folder: Path) -> dict[str, Any]:
     Raises:
         WeightsError: there is none, or it is damaged.
     """
-    if not (folder / LAST).exists():
+    if not has_checkpoint(folder):
         raise WeightsError(f"nothing to resume: no checkpoint in {folder}; leave resume=true out to start a new run")
     path = folder / (folder / LAST).read_text().strip()
     try:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -12,23 +14,44 @@ from score.errors import ConfigError, OutputError
 from score.files import check_writable
 from score.weights import folder as model_folder
 
-NUMBERS: dict[str, tuple[type, float]] = {  # kind and least value
-    "seed": (int, 0),
-    "optim.iterations": (int, 1),
-    "optim.batch_size": (int, 1),
-    "optim.lr": (float, 0),
-    "optim.weight_decay": (float, 0),
-    "optim.clip_norm": (float, 0),
-    "optim.warmup": (int, 0),
-    "optim.warmup_factor": (float, 0),
-    "optim.checkpoint_period": (int, 1),
-    "optim.checkpoints": (int, 1),
-    "optim.eval_period": (int, 0),
-    "optim.log_period": (int, 1),
-    "runtime.gpus": (int, 1),
-    "runtime.workers": (int, 0),
-    "evaluation.max_detections": (int, 1),
-    "evaluation.pictures": (int, 0),
+
+class Number(NamedTuple):
+    """What a setting has to be: its kind, its bounds, and whether it may be null."""
+
+    kind: type
+    least: float
+    most: float = math.inf
+    optional: bool = False
+
+
+SHARE = Number(float, 0, 1, optional=True)
+NUMBERS = {  # of all commands; a name that two of them have means the same in both
+    "seed": Number(int, 0),
+    "optim.iterations": Number(int, 1),
+    "optim.batch_size": Number(int, 1),
+    "optim.lr": Number(float, 0),
+    "optim.weight_decay": Number(float, 0),
+    "optim.clip_norm": Number(float, 0),
+    "optim.warmup": Number(int, 0),
+    "optim.warmup_factor": Number(float, 0),
+    "optim.checkpoint_period": Number(int, 1),
+    "optim.checkpoints": Number(int, 1),
+    "optim.eval_period": Number(int, 0),
+    "optim.log_period": Number(int, 1),
+    "runtime.gpus": Number(int, 1),
+    "runtime.workers": Number(int, 0),
+    "runtime.threads": Number(int, 1, optional=True),
+    "evaluation.max_detections": Number(int, 1),
+    "evaluation.pictures": Number(int, 0),
+    "evaluation.limit": Number(int, 1, optional=True),
+    "limit": Number(int, 1, optional=True),
+    "max_detections": Number(int, 1),
+    "pictures": Number(int, 0),
+    "shuffle_vocabulary": Number(int, 0, optional=True),
+    "min_score": Number(float, 0, 1),
+    "background": SHARE,
+    "ensemble.alpha": SHARE,
+    "ensemble.beta": SHARE,
 }
 PRODUCTS = ("checkpoints", "evaluation", "pictures", "metrics.json", *model_folder.FILES)
 
@@ -36,15 +59,32 @@ PRODUCTS = ("checkpoints", "evaluation", "pictures", "metrics.json", *model_fold
 def check_numbers(config: DictConfig) -> None:
     """Refuse words, fractions and negative numbers where a count is needed; Hydra takes anything.
 
+    Args:
+        config: of any command; what it has of :data:`NUMBERS` is checked.
+
     Raises:
         ConfigError: naming the setting.
     """
-    for key, (kind, least) in NUMBERS.items():
-        value = OmegaConf.select(config, key)
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if not (whole or (kind is float and isinstance(value, float))) or value < least:
-            what = "a whole number" if kind is int else "a number"
-            raise ConfigError(f"{key}={value}: not {what} of at least {least}")
+    absent = object()
+    for key, number in NUMBERS.items():
+        value = OmegaConf.select(config, key, default=absent)
+        if value is not absent:
+            check_number(key, value, number)
+
+
+def check_number(key: str, value: Any, number: Number) -> None:
+    """Refuse a value that is not such a number.
+
+    Raises:
+        ConfigError: naming the setting.
+    """
+    if value is None and number.optional:
+        return
+    kinds = (int,) if number.kind is int else (int, float)
+    if type(value) not in kinds or not number.least <= value <= number.most:
+        what = "a whole number" if number.kind is int else "a number"
+        bounds = f"of at least {number.least}" if number.most == math.inf else f"in {number.least} .. {number.most}"
+        raise ConfigError(f"{key}={value}: not {what} {bounds}{', or null' if number.optional else ''}")
 
 
 def check_processes(config: DictConfig, world_size: int) -> None:
@@ -65,12 +105,15 @@ def check_processes(config: DictConfig, world_size: int) -> None:
         raise ConfigError(f"optim.batch_size={batch}: not a multiple of {processes} processes; it counts all of them")
 
 
-def check_output(output: Path, resume: bool, overwrite: bool) -> None:
+def check_output(output: Path, resume: bool | str, overwrite: bool) -> None:
     """Check that a run may write to a folder.
 
     Raises:
+        ConfigError: ``resume`` is neither true, false nor ``auto``.
         OutputError: it cannot be written to, or holds another run.
     """
+    if resume not in (True, False, "auto"):
+        raise ConfigError(f"resume={resume}: it takes true, false or auto")
     if (output / model_folder.CONFIG).exists() and not (resume or overwrite):
         raise OutputError(
             f"{output} already holds a run; continue it with resume=true, replace it with overwrite=true, "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,15 @@ def register(entries: Any, root: str | Path | None) -> list[str]:
     """
     specs.register(Path(root) if root else None)
     entries = list(entries) if isinstance(entries, (list, ListConfig)) else [entries]
+    if not entries:
+        raise ConfigError("data=[]: no dataset; name at least one")
     return [_registered(entry) for entry in entries]
+
+
+def overlap(first: str, second: str) -> int:
+    """How many images of one registered dataset are also in another, whatever its name."""
+    files = [{Path(record["file_name"]).resolve() for record in test_records(name)} for name in (first, second)]
+    return len(files[0] & files[1])
 
 
 def _registered(entry: Any) -> str:
@@ -193,6 +202,7 @@ class Pictures(DatasetEvaluator):
     ) -> None:
         self.names = list(MetadataCatalog.get(dataset).thing_classes)
         self.records = {record["image_id"]: record for record in DatasetCatalog.get(dataset)}
+        self.stems = Counter(Path(record["file_name"]).stem for record in self.records.values())
         self.folder, self.every, self.count, self.score, self.overlap = folder, every, count, score, overlap
         self.reset()
 
@@ -212,5 +222,7 @@ class Pictures(DatasetEvaluator):
         found = select(encode_instances(output["instances"]), score=self.score, overlap=self.overlap)
         image = read_image(record["file_name"], format="RGB")
         picture = side_by_side(image, ground_truth(record), found, self.names)
-        path = self.folder / f"{Path(record['file_name']).stem}.jpg"
+        stem = Path(record["file_name"]).stem
+        name = stem if self.stems[stem] == 1 else f"{stem}_{record['image_id']}"
+        path = self.folder / f"{name}.jpg"
         write_whole(path, lambda partial: picture.save(partial, format="JPEG", quality=90))

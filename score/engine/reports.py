@@ -18,6 +18,7 @@ from score.evaluation.pictures import side_by_side
 from score.evaluation.report import Picture, Section, write_report
 from score.model.classifier import Ensemble
 
+BOXES = "AP of the boxes around the same masks, against the annotated boxes."
 SHOWN = 0.3  # the least score in pictures, confusion and per-image scores
 
 
@@ -67,7 +68,7 @@ def write(
         best=[drawn(item) for item in best],
         worst=[drawn(item) for item in worst],
         licence=MetadataCatalog.get(predicted.dataset).get("licence", ""),
-        sections=[Section("Boxes", "AP of the boxes around the same masks.", ["classes", *METRICS], rows)],
+        sections=[Section("Boxes", BOXES, ["classes", *METRICS], rows)],
     )
 
 

@@ -9,13 +9,16 @@ import platform
 import random
 import sys
 from importlib import metadata
-from typing import TextIO
+from pathlib import Path
+from typing import Any, TextIO
 
 import numpy as np
 import torch
 from detectron2.utils import comm
 
 from score.errors import ConfigError
+from score.files import sha256
+from score.weights.folder import WEIGHTS
 
 PACKAGES = ("torch", "torchvision", "detectron2", "numpy", "timm", "open_clip_torch", "hotcoco")
 
@@ -92,6 +95,22 @@ def log_to_stdout() -> None:
         ours.addHandler(_Stdout())
     # It would print the traceback of what is raised, and raised again, on its way to one line of error.
     logging.getLogger("detectron2.engine.train_loop").setLevel(logging.CRITICAL + 1)
+
+
+def provenance(folder: Path, device: torch.device, seed: Any, command: str) -> dict[str, Any]:
+    """What figures of a model come from, to be kept beside them.
+
+    Args:
+        folder: the model folder.
+        device: where it ran.
+        seed: it was trained with.
+        command: as typed.
+    """
+    weights = sha256(folder / WEIGHTS)
+    return {
+        "model": str(folder), "weights": weights, "seed": seed, "command": command, "device": str(device),
+        "threads": torch.get_num_threads(), "versions": versions(),
+    }  # fmt: skip
 
 
 def versions() -> dict[str, str]:

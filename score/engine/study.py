@@ -13,9 +13,10 @@ from typing import Any
 import hydra
 import torch
 from detectron2.data import MetadataCatalog
+from omegaconf import DictConfig
 
 from score.data.loaders import test_records
-from score.engine import predictions
+from score.engine import predictions, runtime
 from score.engine.inference import evaluate
 from score.evaluation.cache import CachedImage, PredictionCache
 from score.evaluation.coco import CocoScorer, Metrics, ranks
@@ -89,10 +90,27 @@ class Study:
         workers: int = 0,
         limit: int | None = None,
     ) -> None:
+        self.folder, self.device = folder, device
         self.model, self.config = model_folder.load(folder, device, overrides)
         self.mapper = hydra.utils.instantiate(self.config.input.test, _convert_="all")
         self.origin = predictions.origin(folder, self.model, self.config)
         self.cache, self.workers, self.limit = cache, workers, limit
+
+    @classmethod
+    def configured(cls, config: DictConfig) -> Study:
+        """Build what ``tools/benchmark.py`` or ``tools/sweep.py`` was set to."""
+        return cls(
+            Path(config.model),
+            Path(config.predictions),
+            runtime.select_device(config.runtime.device, config.runtime.threads),
+            overrides=config.overrides,
+            workers=config.runtime.workers,
+            limit=config.limit,
+        )
+
+    def provenance(self, command: str) -> dict[str, Any]:
+        """What figures come from, as :func:`score.engine.runtime.provenance` has it."""
+        return runtime.provenance(self.folder, self.device, self.config.get("seed"), command)
 
     def facts(self, dataset: str, records: Sequence[dict[str, Any]], embeds: bool = False) -> dict[str, Any]:
         """What predictions of a dataset depend on."""

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from score.detections import Detection, encode_instances
-from score.errors import ConfigError
-from score.evaluation.coco import CocoEvaluator, GroundTruth, Metrics
+from score.errors import ConfigError, DataError
+from score.evaluation.coco import CocoEvaluator, GroundTruth, Metrics, positions
 from score.evaluation.oriented import OrientedScorer, read_dota
 from score.evaluation.panoptic import PanopticScorer
 from score.evaluation.semantic import SemanticEvaluator
@@ -62,7 +62,9 @@ def evaluators(
         labels: folder of DOTA's label files, ``NAME.txt`` for each image, for oriented boxes.
 
     Raises:
-        ConfigError: oriented boxes without labels, or several processes for what one has to do.
+        ConfigError: oriented boxes without labels or of a class that is not looked for, or several processes for what
+            one has to do.
+        DataError: a label file is missing, or is none.
     """
     found: list[DatasetEvaluator] = []
     for task in tasks:
@@ -86,9 +88,16 @@ def _oriented(
     dataset: str, names: Sequence[str], seen: Sequence[bool], max_detections: int, labels: Path
 ) -> DatasetEvaluator:
     scorer = OrientedScorer(names, seen, max_detections)
+    files = {item["image_id"]: labels / f"{Path(item['file_name']).stem}.txt" for item in DatasetCatalog.get(dataset)}
+    absent = [file for file in files.values() if not file.is_file()]
+    if absent:
+        raise DataError(f"{absent[0]}: no such label file ({len(absent)} of {len(files)} are missing); add it")
+    objects = {image_id: read_dota(file) for image_id, file in files.items()}
+    for image_id, found in objects.items():
+        positions([item.name for item in found], names, str(files[image_id]))
 
     def add(record: Mapping[str, Any], detections: Sequence[Detection]) -> None:
-        scorer.add(record, read_dota(labels / f"{Path(record['file_name']).stem}.txt"), detections)
+        scorer.add(record, objects[record["image_id"]], detections)
 
     return Alone("oriented", dataset, names, scorer, add)
 

@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from score.data.loaders import train_loader
 from score.engine import checks, progress, runtime
-from score.engine.checkpoint import RunCheckpointer, read_last, restore
+from score.engine.checkpoint import RunCheckpointer, has_checkpoint, read_last, restore
 from score.engine.inference import evaluate, register
 from score.engine.optim import ClippedAdamW, parameter_groups, warmed_up
 from score.errors import ConfigError, DataError, ScoreError
@@ -77,8 +77,12 @@ def run(config: DictConfig, command: str) -> None:
     tests = [progress.facts(test) for test in test_names]
     config.model.train_names = data.classes
     output = Path(config.output)
-    state = read_last(output / "checkpoints") if config.resume else None
+    anew = config.resume == "auto" and not has_checkpoint(output / "checkpoints")
+    state = read_last(output / "checkpoints") if config.resume and not anew else None
     if state and state["iteration"] + 1 >= config.optim.iterations:
+        if config.resume == "auto":
+            logger.info(f"{output}: trained to the end before")
+            return
         raise ConfigError(f"{output} is trained to the end, iteration {state['iteration'] + 1}; raise optim.iterations")
 
     runtime.seed_everything(config.seed)

@@ -67,6 +67,7 @@ class Row:
         alpha, beta: the pair.
         metrics: as :meth:`CocoScorer.finish` has them, None where the target is missing.
         missing: why, or an empty text.
+        whole: whether all of the target was scored; a part is not compared with published figures.
     """
 
     target: str
@@ -75,6 +76,7 @@ class Row:
     beta: float
     metrics: Mapping[str, Any] | None
     missing: str = ""
+    whole: bool = True
 
     def value(self, group: str, metric: str) -> float | None:
         """A figure, None where undefined."""
@@ -103,21 +105,26 @@ def read(name: str, folder: Path) -> Benchmark:
             for method, figures in (content.get("published") or {}).items()
         }
         found = Benchmark(name=path.stem, **content)
-        pairs = [found.pair(target, kind) for target in found.targets for kind in PAIRS]
+        pairs = [(target, found.pair(target, kind)) for target in found.targets for kind in PAIRS]
+        wrong = next((target for target, pair in pairs if not all(0 <= value <= 1 for value in pair)), None)
     except (yaml.YAMLError, TypeError, KeyError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())[:160]
         raise ConfigError(f"{path}: not a benchmark ({reason}); see configs/benchmark/isaid_transfer.yaml") from error
-    if found.task not in TASKS:
+    if str(found.task) not in TASKS:
         raise ConfigError(f"{path}: task {found.task}; it is one of {', '.join(TASKS)}")
-    if not found.targets or not all(0 <= value <= 1 for pair in pairs for value in pair):
-        raise ConfigError(f"{path}: it needs targets, with alpha and beta in 0 .. 1")
+    if not found.targets:
+        raise ConfigError(f"{path}: it needs targets, each with alpha and beta")
+    if wrong is not None:
+        raise ConfigError(f"{path}: {wrong} or fixed has an alpha or beta that is not in 0 .. 1")
     if MEAN in found.targets:
         raise ConfigError(f"{path}: a target called {MEAN} would be taken for the mean of all; rename it")
     for target, settings in found.targets.items():
-        unknown = set(settings) - {"alpha", "beta", "json", "images"}
-        if unknown or ("json" in settings) != ("images" in settings):
+        if not isinstance(target, str) or "/" in target:
+            raise ConfigError(f"{path}: a target called {target}; name it by a word without slashes")
+        files = {key: value for key, value in settings.items() if key not in ("alpha", "beta")}
+        if files and (files.keys() != {"json", "images"} or not all(isinstance(x, str) for x in files.values())):
             raise ConfigError(f"{path}: {target} takes alpha, beta, and for one's own files both json and images")
-    if found.compare and found.published and found.compare not in found.published:
+    if found.compare and found.published and str(found.compare) not in found.published:
         raise ConfigError(f"{path}: compare: {found.compare} is none of {', '.join(found.published)}")
     return found
 
@@ -137,7 +144,8 @@ def mean_rows(benchmark: Benchmark, rows: Sequence[Row]) -> list[Row]:
                 groups[group][metric] = sum(values) / len(values) if len(values) == len(mine) else None
         boxes = [row.box for row in mine]
         mean = None if None in boxes else sum(value for value in boxes if value is not None) / len(boxes)
-        found.append(Row(MEAN, kind, float("nan"), float("nan"), {**groups, "boxes": {"all": {"AP": mean}}}))
+        metrics = {**groups, "boxes": {"all": {"AP": mean}}}
+        found.append(Row(MEAN, kind, float("nan"), float("nan"), metrics, whole=all(row.whole for row in mine)))
     return found
 
 
@@ -152,18 +160,18 @@ def reported_mean(benchmark: Benchmark, method: str) -> float | None:
 
 
 def header(benchmark: Benchmark) -> list[str]:
-    """Titles of :func:`cells`."""
+    """Titles of :func:`cells`; the last column says why a target is missing."""
     metrics = TASKS[benchmark.task]
     first = metrics[0]
     boxes = ["box AP"] if benchmark.task == "instances" else []
     return [
         "target", "pair", "alpha", "beta", *metrics, *boxes, f"seen {first}", f"unseen {first}", f"harmonic {first}",
-        f"{benchmark.compare or 'published'} {first}", "gap",
+        f"{benchmark.compare or 'published'} {first}", "gap", "missing",
     ]  # fmt: skip
 
 
 def cells(benchmark: Benchmark, rows: Sequence[Row]) -> list[list[str]]:
-    """The whole table as text, a list a row; ``-`` for what is undefined, and the reason where a target is missing."""
+    """The whole table as text, a list a row; ``-`` for what is undefined."""
     metrics = TASKS[benchmark.task]
     table = []
     for row in [*rows, *mean_rows(benchmark, rows)]:
@@ -175,13 +183,15 @@ def cells(benchmark: Benchmark, rows: Sequence[Row]) -> list[list[str]]:
             values.append(row.box)
         values += [row.value(group, metrics[0]) for group in GROUPS[1:]]
         gap = None if own is None or reported is None else own - reported
-        kind = f"missing: {row.missing}" if row.missing else row.kind
         figures = [_text(value, 2) for value in (*values, reported)]
-        table.append([row.target, kind, *pair, *figures, "-" if gap is None else f"{gap:+.2f}"])
+        end = ["-" if gap is None else f"{gap:+.2f}", row.missing]
+        table.append([row.target, row.kind, *pair, *figures, *end])
     return table
 
 
 def _reported(benchmark: Benchmark, row: Row) -> float | None:
+    if not row.whole:
+        return None
     if row.target == MEAN:
         method = benchmark.compare or ""
         return reported_mean(benchmark, method) if method in benchmark.published else None
@@ -218,7 +228,7 @@ def terminal(benchmark: Benchmark, rows: Sequence[Row], note: str = "") -> str:
         for method in benchmark.published:
             figures = [_published(benchmark, method, name) for name in block]
             lines.append(f"{_fit(method, 22):22}" + "".join(f"{_text(value, 2):>14}" for value in figures))
-    lines += ["", "* exponents published for this test set; the other row has one pair for all", note]
+    lines += ["", "* the exponents named for this target; the other row has one pair for all", note]
     return "\n".join(line.rstrip() for line in lines).rstrip()
 
 
@@ -235,7 +245,7 @@ def _start(row: Row) -> str:
 def markdown(benchmark: Benchmark, rows: Sequence[Row], note: str = "") -> str:
     """A pipe table, with the published rows and a note below it."""
     titles, table = header(benchmark), cells(benchmark, rows)
-    lines = [_pipes(titles), _pipes(["---", "---", *["---:"] * (len(titles) - 2)]), *map(_pipes, table)]
+    lines = [_pipes(titles), _pipes(["---", "---", *["---:"] * (len(titles) - 3), "---"]), *map(_pipes, table)]
     if benchmark.published:
         columns = [*benchmark.targets, MEAN]
         lines += ["", _pipes([f"published {TASKS[benchmark.task][0]}", *columns])]
@@ -250,7 +260,7 @@ def latex(benchmark: Benchmark, rows: Sequence[Row]) -> str:
     titles, table = header(benchmark), cells(benchmark, rows)
     body = [" & ".join(map(_escape, line)) + r" \\" for line in table]
     head = " & ".join(map(_escape, titles)) + r" \\"
-    start = rf"\begin{{tabular}}{{ll{'r' * (len(titles) - 2)}}}"
+    start = rf"\begin{{tabular}}{{ll{'r' * (len(titles) - 3)}l}} % needs \usepackage{{booktabs}}"
     return "\n".join([start, r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}", ""])
 
 

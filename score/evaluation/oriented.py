@@ -110,7 +110,7 @@ class OrientedScorer:
         found = [np.concatenate(parts) for parts in self._found]
         voc = np.array([_voc(part, n) for part, n in zip(found, self._instances.tolist(), strict=True)])
         scores = np.column_stack([average.mean(axis=0), average[0], average[5], voc])
-        scores = np.where(self._instances[:, None] > 0, 100 * scores, np.nan)
+        scores = np.where(self._instances[:, None] > 0, 100 * scores + 0.0, np.nan)  # no -0.0
         return {
             **split(self.seen, lambda chosen: mean(METRICS, scores[chosen]), ("AP", "AP50", "VOC07")),
             "per_class": {

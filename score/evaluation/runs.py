@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,19 +56,26 @@ class Line:
     values: dict[tuple[str, str], list[float]]
 
 
-def find(folders: Sequence[Path]) -> list[Run]:
+def find(folders: Sequence[Path]) -> tuple[list[Run], list[Path]]:
     """Read run folders, and those below folders of them.
+
+    Returns:
+        Runs that ended and were scored, and the folders of the others.
 
     Raises:
         DataError: a folder is missing or holds no run that was scored.
     """
     found: dict[Path, Run] = {}
+    unscored: dict[Path, None] = {}
     for folder in folders:
-        places = sorted({path.parent for path in folder.rglob("config.yaml") if (path.parent / "evaluation").is_dir()})
-        if not places:
+        places = sorted({path.parent for path in folder.rglob("config.yaml")})
+        ended = {place: _read(place) for place in places if (place / "model.safetensors").is_file()}
+        scored = {place: run for place, run in ended.items() if run.results}
+        if not scored:
             raise DataError(f"{folder}: no run that was scored; it takes folders of tools/train.py")
-        found |= {place: _read(place) for place in places}
-    return list(found.values())
+        found |= scored
+        unscored |= {place: None for place in places if place not in scored}
+    return list(found.values()), list(unscored)
 
 
 def _read(folder: Path) -> Run:
@@ -165,7 +173,11 @@ def terminal(lines: Sequence[Line]) -> str:
         ]
         for line in (line for line in lines if line.dataset == dataset):
             means = [_mean(line.values[key]) for key in FIGURES]
-            block.append(f"{_fit(line.label or 'all runs', 35):35}{len(line.seeds):>5}" + _row(means))
+            label = line.label or "all runs"
+            if len(label) > 35:  # on lines of its own
+                block += textwrap.wrap(label, 80)
+                label = ""
+            block.append(f"{label:35}{len(line.seeds):>5}" + _row(means))
             if len(line.seeds) > 1:
                 spreads = [_spread(line.values[key]) for key in FIGURES]
                 block.append(f"{'':37}+/-" + _row(spreads))

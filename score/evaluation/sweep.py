@@ -287,12 +287,18 @@ def heat_map(grid: Grid, group: Group = "all", metric: Metric = "AP", title: str
     return buffer.getvalue()
 
 
-def as_json(grid: Grid) -> dict[str, Any]:
-    """All of a grid for JSON: ``means`` by group and metric ``[A, B]``, ``ap`` ``[A, B, C, 3]``; None for undefined."""
+def as_json(grid: Grid, names: Sequence[str]) -> dict[str, Any]:
+    """All of a grid for JSON: ``means`` by group and metric ``[A, B]``, ``ap`` ``[A, B, C, 3]``; None for undefined.
+
+    Args:
+        grid: the grid.
+        names: of its classes.
+    """
     groups, means = get_args(Group), {}
     for group in groups:
         means[group] = {metric: _plain(grid.mean(group, metric)) for metric in METRICS}
     facts = {"alphas": list(grid.alphas), "betas": list(grid.betas), "seen": list(grid.seen)}
+    facts |= {"classes": list(names), "metrics": list(METRICS)}
     return {**facts, "instances": grid.instances.tolist(), "means": means, "ap": _plain(grid.ap)}
 
 

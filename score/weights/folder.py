@@ -20,6 +20,9 @@ from score.model.score import SCORE
 
 WEIGHTS, CONFIG, VOCABULARY, CARD = "model.safetensors", "config.yaml", "vocabulary.yaml", "README.md"
 FILES = (WEIGHTS, CONFIG, VOCABULARY, CARD)
+CHANGEABLE = ("model.network.", "input.test.", "paths.", "weights")
+"""Settings that a trained model is built from; changing another one would change nothing."""
+FIXED = ("model.network.train_names", "model.network.prompts")  # in vocabulary.yaml
 TRUSTED = "score.model."  # a folder from elsewhere must not be able to name any other code to run
 
 
@@ -126,7 +129,12 @@ def build(network: DictConfig) -> SCORE:
 
 
 def read_config(folder: Path, overrides: Sequence[str] = ()) -> DictConfig:
-    """Read ``config.yaml`` and change it; only what is there can be changed."""
+    """Read ``config.yaml`` and change it; only what is there and has an effect can be changed."""
+    for override in overrides:
+        key = str(override).partition("=")[0]
+        if not key.startswith(CHANGEABLE) or key.startswith(FIXED):
+            places = ", ".join(place.rstrip(".") for place in CHANGEABLE)
+            raise ConfigError(f"overrides={override}: no effect on a trained model; change settings of {places}")
     config = OmegaConf.create(_read_yaml(folder / CONFIG))
     if "network" not in config.get("model", {}):
         raise WeightsError(f"{folder / CONFIG} holds no model.network; is {folder} a model folder?")
@@ -134,7 +142,7 @@ def read_config(folder: Path, overrides: Sequence[str] = ()) -> DictConfig:
     try:
         config.merge_with_dotlist(list(overrides))
         OmegaConf.resolve(config.model)
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise ConfigError(f"{' '.join(overrides)}: {str(error).splitlines()[0]}; see {folder / CONFIG}") from error
     OmegaConf.set_struct(config, False)
     return config

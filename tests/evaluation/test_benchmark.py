@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +58,12 @@ def test_the_gap_is_ours_less_the_published_figure() -> None:
     paper = benchmark("a", "b", compare="SCORE", published={"SCORE": {"a": 12.5, "b": 30.5}})
     table = cells(paper, rows(a=10.0, b=30.0))
     ends = [["12.50", "-2.50"], ["30.50", "-0.50"], ["21.50", "-1.50"]]
-    assert [line[-2:] for line in table] == [end for end in ends for _ in range(2)]
+    assert [line[-3:] for line in table] == [[*end, ""] for end in ends for _ in range(2)]
     stated = benchmark("a", "b", compare="SCORE", published={"SCORE": {"mean": 29.76}})
-    assert [line[-2:] for line in cells(stated, rows(a=10.0, b=30.0))][-1] == ["29.76", "-9.76"]
+    assert cells(stated, rows(a=10.0, b=30.0))[-1][-3:] == ["29.76", "-9.76", ""]
+    part = [replace(row, whole=False) for row in rows(a=10.0, b=30.0)]
+    assert {tuple(line[-3:]) for line in cells(paper, part)} == {("-", "-", "")}
+    assert cells(paper, rows(a=10.0, b=None))[-1][-3:] == ["30.50", "-", "no file"]
 
 
 def test_a_terminal_of_80_columns_is_enough_for_many_targets() -> None:
@@ -98,7 +102,11 @@ def test_names_hold_anything() -> None:
         ({"targets": {"mean": PAIR}}, "would be taken for the mean"),
         ({"targets": {"nwpu_val": {**PAIR, "jsn": "x"}}}, "nwpu_val takes alpha, beta"),
         ({"targets": {"mine": {**PAIR, "json": "x"}}}, "both json and images"),
-        ({"targets": {"mine": {"alpha": 1.5, "beta": 0}}}, "in 0 .. 1"),
+        ({"targets": {"mine": {**PAIR, "json": 3, "images": "x"}}}, "both json and images"),
+        ({"targets": {"mine": {"alpha": 1.5, "beta": 0}}}, "mine or fixed has an alpha or beta that is not in 0 .. 1"),
+        ({"targets": {"../up": PAIR}}, "without slashes"),
+        ({"targets": {5: PAIR}}, "called 5"),
+        ({"task": ["instances"]}, "one of instances, semantic"),
         ({"targets": {}}, "needs targets"),
         ({"task": "boxes"}, "one of instances, semantic"),
         ({"tragets": {}}, "tragets"),
@@ -114,5 +122,5 @@ def test_published_figures_may_be_left_out(tmp_path: Path) -> None:
     for name, changes in {"none": {"published": None}, "some": {"published": {"SCORE": {"nwpu_val": None}}}}.items():
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({**OWN, **changes}))
         found = read(name, tmp_path)
-        assert cells(found, rows(nwpu_val=1.0))[0][-2:] == ["-", "-"]
+        assert cells(found, rows(nwpu_val=1.0))[0][-3:] == ["-", "-", ""]
         assert "nwpu_val" in terminal(found, rows(nwpu_val=1.0)) + markdown(found, rows(nwpu_val=1.0))

@@ -45,6 +45,7 @@ def test_what_a_choice_brings_is_said_by_its_name_and_what_was_set_beside_it_by_
 
 def folder(place: Path, **files: Any) -> Path:
     (place / "evaluation").mkdir(parents=True)
+    (place / "model.safetensors").touch()
     (place / "config.yaml").write_text(yaml.safe_dump({"seed": 1, "optim": {"lr": 1}}))
     for name, content in files.items():
         (place / "evaluation" / f"{name}.json").write_text(json.dumps(content))
@@ -54,7 +55,7 @@ def folder(place: Path, **files: Any) -> Path:
 def test_only_what_the_run_itself_would_say_is_folded(tmp_path: Path) -> None:
     other = {**FIGURES, "changes": ["limit1"]}
     place = folder(tmp_path / "run", nwpu_val=FIGURES, nwpu_val_limit1=other, maps_semantic={"semantic": {}})
-    (line,) = fold(find([place]))
+    (line,) = fold(find([place])[0])
     assert line.dataset == "nwpu_val" and line.values["all", "AP"] == [10.0]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from tests.tiny_data import tiny_data
 from tests.tiny_model import tiny_folder
 from tests.tools.command_line import Call, files
 
+OWN_SET = "{json:data/instances.json,images:data/images}"
+DATA = f"data={OWN_SET}"
 RUNTIME = ("runtime.workers=0", "runtime.threads=1", "runtime.device=cpu")
 OWN = {
     "task": "instances",
@@ -68,11 +71,13 @@ def test_a_benchmark_makes_the_whole_table(place: Path, call: Call) -> None:
         rows = list(csv.DictReader(file))
     assert [row["target"] for row in rows] == [name for name in OWN["targets"] for _ in range(2)]  # type: ignore[union-attr]
     assert float(rows[0]["gap"]) == pytest.approx(float(rows[0]["AP"]) - 90, abs=0.011)
-    assert rows[2]["pair"] == "missing: no root of datasets is set" and rows[2]["SCORE AP"] == "67.59"
+    assert rows[2]["missing"] == "no root of datasets is set" and rows[2]["SCORE AP"] == "67.59"
     manifest = json.loads((folder / "manifest.json").read_text())
     assert len(manifest["weights"]) == 64 and manifest["targets"]["rectangles"]["images"] == 6
     assert manifest["command"].startswith("tools/benchmark.py benchmark=mine.yaml")
     assert {"config", "device", "seed", "seconds", "versions"} <= manifest.keys()
+    assert manifest["benchmark"]["targets"]["rectangles"]["alpha"] == 0.2
+    assert manifest["targets"]["rectangles"]["cells"]["fixed"]["weights"] == manifest["weights"]
 
 
 def test_finished_cells_are_not_done_again(place: Path, call: Call) -> None:
@@ -118,10 +123,21 @@ def test_a_sweep_picks_on_validation_only(place: Path, call: Call) -> None:
     told = call("sweep", f"data={sets['data']}", f"validation={sets['data']}", "tune_on_target=true", *grid)
     assert told.code == 0 and "TUNED ON THE TARGET" in told.out
     tiny_data(place / "seen", size=64, names=["ship"])
-    both = f"data=[{{json: seen/instances.json, images: seen/images}},{sets['other']}]"
-    undefined = call("sweep", both, "group=unseen", *grid)
-    assert undefined.code == 0 and "AP of the group unseen is undefined: instances has no" in undefined.out
-    assert {"instances.json", "instances.png", "other_set.json"} <= set(files(place / "out"))
+    (place / "seen" / "instances.json").rename(place / "seen" / "seen_set.json")
+    seen = "{json: seen/seen_set.json, images: seen/images}"
+    undefined = call("sweep", f"data=[{seen},{sets['other']}]", "group=unseen", *grid)
+    assert undefined.code == 0 and "AP of the group unseen is undefined: seen_set has no" in undefined.out
+    assert {"seen_set.json", "seen_set.png", "other_set.json"} <= set(files(place / "out"))
+    own = call("sweep", f"data={sets['data']}", f"validation={seen}", *grid)  # its pick keeps the model's own beta
+    assert (
+        own.code == 0 and ", beta 0.8:" in own.out and "it has no unseen class, so beta is the model's own" in own.out
+    )
+    nowhere = call("sweep", f"data={sets['data']}", f"validation={seen}", "group=unseen", *grid)
+    assert nowhere.code == 2 and "AP of the group unseen is undefined on seen_set" in nowhere.err
+    shutil.copy(place / "data" / "instances.json", place / "data" / "again.json")  # another name for the target
+    again = "{json: data/again.json, images: data/images}"
+    refused = call("sweep", f"data={sets['data']}", f"validation={again}", *grid)
+    assert refused.code == 2 and "validation=again has 6 images of data_set" in refused.err
     caps = call("sweep", f"data={sets['data']}", "top_k=[3,300]", *grid)
     assert "data_set_top3\n" in caps.out and "data_set_top300\n" in caps.out and "give validation=NAME" in caps.out
 
@@ -131,6 +147,7 @@ def test_runs_fold_into_mean_and_spread(place: Path, call: Call) -> None:
     for rai, seed, value in (("small", 1, 10.0), ("small", 2, 14.0), ("off", 1, 8.0)):
         run = place / "runs" / f"{rai}_{seed}"
         (run / "evaluation").mkdir(parents=True)
+        (run / "model.safetensors").touch()
         config = {"seed": seed, "name": "x", "choices": {"rai": rai, "gca": "off"}, "input": {"seed": seed}}
         config["model"] = {"network": {"rai": None if rai == "off" else {"layers": 1}}}
         (run / "config.yaml").write_text(yaml.safe_dump(config))
@@ -146,26 +163,38 @@ def test_runs_fold_into_mean_and_spread(place: Path, call: Call) -> None:
     assert "| rai=small | nwpu_val | 1, 2 | 12.00 ± 2.83 |" in (place / "table.md").read_text()
     shutil.copytree(place / "runs" / "off_1", place / "runs" / "off_again")
     assert "the same seed and settings" in call("report", "runs=[runs]").err
+    assert call("report", "runs=[gone]").err.startswith("error: gone: no run that was scored")
+    assert call("report", "runs=[]").err.startswith("error: runs=[]: no folder")
 
 
-@pytest.mark.parametrize(
-    ("tool", "arguments", "line"),
-    [
-        ("benchmark", ["benchmark=isaid_transfr", "model=model"], "no such file; there are isaid512_transfer, "),
-        ("benchmark", ["benchmark=mine.yaml", "model=gone"], "no such model folder: gone"),
-        ("benchmark", ["benchmark=bad.yaml", "model=model"], "bad.yaml: not a benchmark ("),
-        ("benchmark", ["benchmark=taken.yaml", "model=model"], "targets.nwpu_val: this is the name of another dataset"),
-        ("benchmark", ["benchmark=half.yaml", "model=model"], "002.png: no such image"),
-        ("sweep", ["model=model", "data=nwpu_val", "alphas=[2]"], "alphas=[2]: not a list of numbers in 0 .. 1"),
-        ("sweep", ["model=model", "data=nwpu_val", "alphas=0.4"], "alphas=0.4: not a list of numbers in 0 .. 1"),
-        ("sweep", ["model=model", "data=nwpu_val", "top_k=[]"], "top_k=[]: not a whole number of at least 1"),
-        ("sweep", ["model=model", "data=nwpu_val", "top_k=null"], "top_k=None: not a whole number of at least 1"),
-        ("sweep", ["model=model", "data=nwpu_val", "metric=mAP"], "metric=mAP: not one of AP, AP50, AP75"),
-        ("sweep", ["model=model", "data=nwpu_val", "top_k=0"], "top_k=0: not a whole number of at least 1"),
-        ("report", ["runs=[gone]"], "gone: no run that was scored"),
-    ],
-)
-def test_bad_input(place: Path, call: Call, tool: str, arguments: list[str], line: str) -> None:
+BAD: list[tuple[str, str, str]] = [  # command, its arguments beside the model, what the line says
+    ("benchmark", "benchmark=isaid_transfr", "no such file; there are isaid512_transfer, "),
+    ("benchmark", "benchmark=bad.yaml", "bad.yaml: not a benchmark ("),
+    ("benchmark", "benchmark=taken.yaml", "targets.nwpu_val: this is the name of another dataset"),
+    ("benchmark", "benchmark=half.yaml", "002.png: no such image"),
+    ("benchmark", "benchmark=mine.yaml model=gone", "no such model folder: gone"),
+    ("benchmark", "benchmark=mine.yaml top_k=0", "top_k=0: not a whole number of at least 1"),
+    ("benchmark", "benchmark=mine.yaml runtime=cpu", "runtime=cpu: it holds settings of its own"),
+    ("benchmark", "benchmark=mine.yaml --limit=3", "unrecognized arguments: --limit=3; settings are written"),
+    ("evaluate", f"{DATA} ensemble.alpha=1.5", "ensemble.alpha=1.5: not a number in 0 .. 1, or null"),
+    ("evaluate", f"{DATA} 'overrides=[\"rai.weight=5\"]'", "overrides=rai.weight=5: no effect on a trained model"),
+    ("evaluate", f"data=[{OWN_SET},isaid_val]", "isaid_val: no root of datasets is set"),
+    ("sweep", "data=nwpu_val alphas=[2]", "alphas=[2]: not a list of numbers in 0 .. 1"),
+    ("sweep", "data=nwpu_val alphas=0.4", "alphas=0.4: it takes a list, as in alphas=[A,B]"),
+    ("sweep", "data=nwpu_val top_k=[]", "top_k=[]: not a whole number of at least 1"),
+    ("sweep", "data=nwpu_val top_k=null", "top_k=None: not a whole number of at least 1"),
+    ("sweep", "data=nwpu_val top_k=0", "top_k=0: not a whole number of at least 1"),
+    ("sweep", "data=nwpu_val metric=mAP", "metric=mAP: not one of AP, AP50, AP75"),
+    ("sweep", "data=[]", "data=[]: no dataset; name at least one"),
+    ("sweep", f"{DATA} names={{boat:ship}}", "has the classes ship, storage_tank, plane"),
+    ("sweep", f"{DATA} names=plane", "names=plane: not other words for classes"),
+    ("sweep", f"{DATA} limit=1.5", "limit=1.5: not a whole number of at least 1, or null"),
+    ("sweep", f"{DATA} tune_on_target=x", "tune_on_target=x: it takes true or false"),
+]
+
+
+@pytest.mark.parametrize(("tool", "arguments", "line"), BAD)
+def test_bad_input(place: Path, call: Call, tool: str, arguments: str, line: str) -> None:
     (place / "bad.yaml").write_text("targets: {nwpu_val: {alpha: 0.4}}\ntask: instances\nfixed: {alpha: 0, beta: 0}\n")
     own = {"alpha": 0, "beta": 0, "json": "data/instances.json", "images": "data/images"}
     other = {**own, "json": "other/instances.json", "images": "other/images"}
@@ -173,7 +202,7 @@ def test_bad_input(place: Path, call: Call, tool: str, arguments: list[str], lin
         (place / f"{name}.yaml").write_text(yaml.safe_dump({**OWN, "targets": targets}))
     (place / "other" / "images" / "002.png").unlink()
     before = files(place)
-    outcome = call(tool, *arguments)
+    outcome = call(tool, "model=model", *shlex.split(arguments))
     assert outcome.code == 2
     assert outcome.err.startswith("error: ") and line in outcome.err and outcome.err.count("\n") == 1
     assert files(place) == before

@@ -106,7 +106,7 @@ def test_other_tasks_have_tables_of_their_own(place: Path, call: Call) -> None:
     [
         (("tasks=keypoints",), "tasks=keypoints: not of instances, boxes, panoptic, oriented, semantic"),
         (("tasks=oriented",), "tasks=oriented needs labels=FOLDER"),
-        (("tasks=oriented", "labels=gone"), "001.txt: cannot be read as DOTA labels"),
+        (("tasks=oriented", "labels=gone"), "001.txt: no such label file (6 of 6 are missing); add it"),
     ],
 )
 def test_tasks_that_cannot_be_scored(place: Path, call: Call, settings: tuple[str, ...], line: str) -> None:
