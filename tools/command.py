@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import sys
+import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -66,11 +67,30 @@ def command(config: str, words: Sequence[str] = ()) -> Callable[[Callable[[DictC
             sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))  # anywhere
             argparse.ArgumentParser.error = _refuse  # type: ignore[method-assign]
             with _one_line_errors(folder, name):
-                run()
+                if {"-h", "--help"} & set(sys.argv[1:]):
+                    print(_help(folder, name, sys.modules[main.__module__].__doc__ or ""))
+                else:
+                    run()
 
         return guarded
 
     return decorate
+
+
+def _help(folder: Path, name: str, doc: str) -> str:
+    """What a command is for, its settings as their file explains them, and the choices of its groups."""
+    text = (folder / f"{name}.yaml").read_text(encoding="utf-8")
+    own = re.sub(r"^(defaults|hydra):\n( .*\n|\n)*", "", text, flags=re.MULTILINE).split("\n", 1)[1].strip()
+    groups = [key for item in yaml.safe_load(text)["defaults"] if isinstance(item, dict) for key in item]
+    choices = {key: sorted(path.stem for path in (folder / key).glob("*.yaml")) for key in groups}
+    lines = [f"{key}: {', '.join(names)}" for key, names in choices.items() if names]
+    wrapped = [line for item in lines for line in textwrap.wrap(item, 80, subsequent_indent="  ")]
+    words = [textwrap.fill(part, 80) for part in doc.strip().replace("``", "").split("\n\n")]
+    parts = [*words, f"Settings, KEY=VALUE\n\n{own}"]
+    parts += ["Files of settings, GROUP=FILE\n\n" + "\n".join(wrapped)] if lines else []
+    return "\n\n".join(
+        [*parts, "--cfg job   show all settings, and do nothing\n-m          run every combination of KEY=A,B"]
+    )
 
 
 def _refuse(parser: argparse.ArgumentParser, message: str) -> NoReturn:

@@ -17,6 +17,7 @@ def main(config: DictConfig) -> None:
     import score.engine.inference as inference  # not before the settings have been read: PyTorch takes seconds
     from score.data.loaders import test_records
     from score.engine import checks, runtime
+    from score.engine.predictions import fingerprint
     from score.evaluation.table import save_json, summary, tables
     from score.files import check_writable
     from score.weights import folder
@@ -55,7 +56,8 @@ def main(config: DictConfig) -> None:
         changes = inference.changes(config)
         name = "_".join([dataset, *changes])
         path = output / f"{name}.json"
-        save_json(path, {"dataset": dataset, **source, "changes": changes, **results})
+        dataset_hash = fingerprint(test_records(dataset, config.limit))
+        save_json(path, {"dataset": dataset, "dataset_hash": dataset_hash, **source, "changes": changes, **results})
         print(f"{name}: {results['seconds_per_image']:.2f} s an image\nsaved as {path}\n{tables(results)}\n")
         rows[name] = results
     if len(rows) > 1 and all("all" in results for results in rows.values()):

@@ -99,6 +99,8 @@ def write_reports(
             with study.predicted(row.target) as predicted:
                 path = output / f"{row.target}.html"
                 shown = {**facts, "dataset hash": predicted.facts["dataset"]}
+                if study.limit is not None:
+                    shown["limit"] = f"{len(predicted.records)} images only"
                 reports.write(path, predicted, dict(row.metrics), alpha=row.alpha, beta=row.beta, facts=shown, **counts)
             paths.append(path)
     return paths

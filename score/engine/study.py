@@ -160,8 +160,7 @@ class Study:
             new = len(cache) - known
             if new:
                 size = cache.size() / len(cache) / 1000
-                logger.info(
-                    f"{dataset}: {new} of {len(records)} images predicted now, {size:.1f} kB an image in {path}"
-                )
+                logger.info(f"{dataset}: {new} of {len(records)} images predicted now, {size:.1f} kB an image, in")
+                logger.info(f"  {path}")
             seen = [is_seen(name, self.model.train_names) for name in names]
             yield Predicted(dataset, records, names, seen, cache, facts)

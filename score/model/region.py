@@ -63,7 +63,7 @@ class RegionAwareIntegration(nn.Module):
         self.kernels = tuple(kernels)
         self.tau, self.gumbel_calls, self.sharpness, self.centre = tau, gumbel_calls, sharpness, centre
         self.kernel_logits = nn.Parameter(torch.rand(len(self.kernels)) - 0.5)
-        self.weight = nn.Parameter(torch.tensor([weight]))
+        self.weight = nn.Parameter(torch.tensor([float(weight)]))
         layer = nn.TransformerEncoderLayer(embed_dim, heads, feedforward, dropout, batch_first=True)
         self.transformer = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
         for parameter in self.transformer.parameters():
