@@ -153,13 +153,14 @@ def coco_metrics(
     names: Sequence[str],
     seen: Sequence[bool],
     max_detections: int = 300,
+    iou_type: IouType = "segm",
 ) -> Metrics:
-    """Score masks that are all in memory.
+    """Score masks, or the boxes around them, that are all in memory.
 
     Args:
         ground_truth: detectron2 dataset dicts of exactly the images to score, as :meth:`CocoScorer.add` takes them.
         detections: image id to the detections of that image; an absent image has none.
-        names, seen, max_detections: as :class:`CocoScorer` has them.
+        names, seen, max_detections, iou_type: as :class:`CocoScorer` has them.
 
     Returns:
         What :meth:`CocoScorer.finish` does.
@@ -167,7 +168,7 @@ def coco_metrics(
     Raises:
         DataError: a detection of an image or class that is not among those scored.
     """
-    scorer = CocoScorer(names, seen, max_detections)
+    scorer = CocoScorer(names, seen, max_detections, iou_type)
     known = {record["image_id"] for record in ground_truth}
     for image_id in detections:
         if image_id not in known:
