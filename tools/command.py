@@ -130,7 +130,8 @@ def _one_line_errors(folder: Path, name: str) -> Iterator[None]:
 
 def typed() -> str:
     """The command that is running, as it was typed."""
-    return shlex.join([f"tools/{Path(sys.argv[0]).name}", *HydraConfig.get().overrides.task])
+    hydra_config = HydraConfig.get()
+    return shlex.join([f"tools/{hydra_config.job.name}.py", *hydra_config.overrides.task])
 
 
 def explain(error: BaseException, folder: Path, name: str) -> str:

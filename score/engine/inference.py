@@ -131,12 +131,6 @@ def register(entries: Any, root: str | Path | None) -> list[str]:
     return [_registered(entry) for entry in entries]
 
 
-def overlap(first: str, second: str) -> int:
-    """How many images of one registered dataset are also in another, whatever its name."""
-    files = [{Path(record["file_name"]).resolve() for record in test_records(name)} for name in (first, second)]
-    return len(files[0] & files[1])
-
-
 def _registered(entry: Any) -> str:
     if isinstance(entry, str):
         return specs.require(entry)

@@ -73,19 +73,20 @@ def fingerprint(records: Sequence[Mapping[str, Any]]) -> str:
     """A hash of a dataset: annotations, names and contents of its files; where they lie does not matter."""
     total = hashlib.sha256()
     for record in records:
-        files = {key: _file(Path(record[key])) for key in ("file_name", "sem_seg_file_name") if key in record}
+        paths = {key: Path(record[key]) for key in ("file_name", "sem_seg_file_name") if key in record}
+        files = {key: [path.name, content(path)] for key, path in paths.items()}
         total.update(json.dumps({**record, **files}, sort_keys=True, default=str).encode())
     return total.hexdigest()[:16]
 
 
-def _file(path: Path) -> list[str]:
+def content(path: Path) -> str:
+    """The hash of a file, which is read only once as long as its size and time stay the same."""
     facts = path.stat()
-    return [path.name, _content(path, facts.st_size, facts.st_mtime_ns)]
+    return _content(path, facts.st_size, facts.st_mtime_ns)
 
 
 @functools.cache
 def _content(path: Path, size: int, changed: int) -> str:
-    """The hash of a file, read once while its size and time stay the same."""
     return sha256(path)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple, get_args
 
 import numpy as np
@@ -12,8 +13,7 @@ from detectron2.data import MetadataCatalog
 from omegaconf import DictConfig, ListConfig
 
 from score.data.loaders import test_records
-from score.engine.inference import overlap
-from score.engine.predictions import renamed
+from score.engine.predictions import content, renamed
 from score.engine.study import Study
 from score.engine.tasks import choose
 from score.errors import ConfigError, DataError
@@ -117,6 +117,12 @@ def verdict(
     own = f"{metric} {value:.1f} at alpha {picked.alpha:g}, beta {picked.beta:g}"
     warning = "\n  TUNED ON THE TARGET: not a figure to report as transfer" if tuned else ""
     return f"{own}:\n  {picked.reason}{warning}\n{hindsight}"
+
+
+def overlap(first: str, second: str) -> int:
+    """How many images of one registered dataset are also in another, whatever the names of files and datasets."""
+    files = [{content(Path(record["file_name"])) for record in test_records(name)} for name in (first, second)]
+    return len(files[0] & files[1])
 
 
 def check_datasets(config: DictConfig, datasets: Sequence[str], validation: str | None) -> dict[str, int]:

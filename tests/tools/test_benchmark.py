@@ -134,8 +134,9 @@ def test_a_sweep_picks_on_validation_only(place: Path, call: Call) -> None:
     )
     nowhere = call("sweep", f"data={sets['data']}", f"validation={seen}", "group=unseen", *grid)
     assert nowhere.code == 2 and "AP of the group unseen is undefined on seen_set" in nowhere.err
-    shutil.copy(place / "data" / "instances.json", place / "data" / "again.json")  # another name for the target
-    again = "{json: data/again.json, images: data/images}"
+    shutil.copytree(place / "data", place / "again")  # the target under another name
+    (place / "again" / "instances.json").rename(place / "again" / "again.json")
+    again = "{json: again/again.json, images: again/images}"
     refused = call("sweep", f"data={sets['data']}", f"validation={again}", *grid)
     assert refused.code == 2 and "validation=again has 6 images of data_set" in refused.err
     caps = call("sweep", f"data={sets['data']}", "top_k=[3,300]", *grid)
