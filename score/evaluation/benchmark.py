@@ -105,28 +105,32 @@ def read(name: str, folder: Path) -> Benchmark:
             for method, figures in (content.get("published") or {}).items()
         }
         found = Benchmark(name=path.stem, **content)
-        pairs = [(target, found.pair(target, kind)) for target in found.targets for kind in PAIRS]
-        wrong = next((target for target, pair in pairs if not all(0 <= value <= 1 for value in pair)), None)
+        fault = _fault(found)
     except (yaml.YAMLError, TypeError, KeyError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())[:160]
         raise ConfigError(f"{path}: not a benchmark ({reason}); see configs/benchmark/isaid_transfer.yaml") from error
+    if fault:
+        raise ConfigError(f"{path}: {fault}")
+    return found
+
+
+def _fault(found: Benchmark) -> str:
+    """What is wrong with a benchmark and what to do, or an empty text."""
     if str(found.task) not in TASKS:
-        raise ConfigError(f"{path}: task {found.task}; it is one of {', '.join(TASKS)}")
+        return f"task {found.task}; it is one of {', '.join(TASKS)}"
     if not found.targets:
-        raise ConfigError(f"{path}: it needs targets, each with alpha and beta")
-    if wrong is not None:
-        raise ConfigError(f"{path}: {wrong} or fixed has an alpha or beta that is not in 0 .. 1")
-    if MEAN in found.targets:
-        raise ConfigError(f"{path}: a target called {MEAN} would be taken for the mean of all; rename it")
+        return "it needs targets, each with alpha and beta"
     for target, settings in found.targets.items():
-        if not isinstance(target, str) or "/" in target:
-            raise ConfigError(f"{path}: a target called {target}; name it by a word without slashes")
+        if not isinstance(target, str) or "/" in target or target == MEAN:
+            return f"a target called {target}; name it by another word, without slashes and not {MEAN}"
         files = {key: value for key, value in settings.items() if key not in ("alpha", "beta")}
         if files and (files.keys() != {"json", "images"} or not all(isinstance(x, str) for x in files.values())):
-            raise ConfigError(f"{path}: {target} takes alpha, beta, and for one's own files both json and images")
+            return f"{target} takes alpha, beta, and for one's own files both json and images"
+        if not all(0 <= value <= 1 for kind in PAIRS for value in found.pair(target, kind)):
+            return f"{target} or fixed has an alpha or beta that is not in 0 .. 1"
     if found.compare and found.published and str(found.compare) not in found.published:
-        raise ConfigError(f"{path}: compare: {found.compare} is none of {', '.join(found.published)}")
-    return found
+        return f"compare: {found.compare} is none of {', '.join(found.published)}"
+    return ""
 
 
 def mean_rows(benchmark: Benchmark, rows: Sequence[Row]) -> list[Row]:
@@ -136,17 +140,19 @@ def mean_rows(benchmark: Benchmark, rows: Sequence[Row]) -> list[Row]:
         mine = [row for row in rows if row.kind == kind]
         if len(mine) < 2 or any(row.metrics is None for row in mine):
             continue
-        groups: dict[str, dict[str, float | None]] = {}
-        for group in GROUPS:
-            groups[group] = {}
-            for metric in TASKS[benchmark.task]:
-                values = [value for row in mine if (value := row.value(group, metric)) is not None]
-                groups[group][metric] = sum(values) / len(values) if len(values) == len(mine) else None
-        boxes = [row.box for row in mine]
-        mean = None if None in boxes else sum(value for value in boxes if value is not None) / len(boxes)
-        metrics = {**groups, "boxes": {"all": {"AP": mean}}}
+        metrics: dict[str, Any] = {
+            group: {metric: _mean([row.value(group, metric) for row in mine]) for metric in TASKS[benchmark.task]}
+            for group in GROUPS
+        }
+        metrics["boxes"] = {"all": {"AP": _mean([row.box for row in mine])}}
         found.append(Row(MEAN, kind, float("nan"), float("nan"), metrics, whole=all(row.whole for row in mine)))
     return found
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """None where one of them is."""
+    defined = [value for value in values if value is not None]
+    return sum(defined) / len(values) if len(defined) == len(values) else None
 
 
 def reported_mean(benchmark: Benchmark, method: str) -> float | None:

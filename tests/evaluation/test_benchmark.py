@@ -99,7 +99,7 @@ def test_names_hold_anything() -> None:
         ({"published": {"SCORE": {"nwpu_val": "high"}}}, "could not convert"),
         ({"published": {"SCORE": 3}}, "not a benchmark"),
         ({"published": {"SCORE": {"nwpu_val": 60.0}}, "compare": "SCOER"}, "compare: SCOER is none of SCORE"),
-        ({"targets": {"mean": PAIR}}, "would be taken for the mean"),
+        ({"targets": {"mean": PAIR}}, "a target called mean"),
         ({"targets": {"nwpu_val": {**PAIR, "jsn": "x"}}}, "nwpu_val takes alpha, beta"),
         ({"targets": {"mine": {**PAIR, "json": "x"}}}, "both json and images"),
         ({"targets": {"mine": {**PAIR, "json": 3, "images": "x"}}}, "both json and images"),
