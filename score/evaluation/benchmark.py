@@ -227,15 +227,25 @@ def terminal(benchmark: Benchmark, rows: Sequence[Row], note: str = "") -> str:
     for row in (row for row in own if not row.missing):
         values = [*(row.value("all", key) for key in metrics), *([row.box] if boxes else [])]
         lines.append(_start(row) + "".join(f"{_text(value):>6}" for value in values))
-    columns = [*benchmark.targets, MEAN]
-    for start in range(0, len(columns) if benchmark.published else 0, 4):
-        block = columns[start : start + 4]
-        lines += ["", f"{'published ' + first:22}" + "".join(f"{_fit(name, 13):>14}" for name in block), rule]
-        for method in benchmark.published:
-            figures = [_published(benchmark, method, name) for name in block]
-            lines.append(f"{_fit(method, 22):22}" + "".join(f"{_text(value, 2):>14}" for value in figures))
+    if benchmark.published:
+        lines += _published_blocks(benchmark)
     lines += ["", "* the exponents named for this target; the other row has one pair for all", note]
     return "\n".join(line.rstrip() for line in lines).rstrip()
+
+
+def _published_blocks(benchmark: Benchmark) -> list[str]:
+    """Published rows, four targets beside each other, the mean after the last."""
+    targets, lines = list(benchmark.targets), []
+    for start in range(0, len(targets), 4):
+        block = targets[start : start + 4] + ([MEAN] if start + 4 >= len(targets) else [])
+        widths = [8 if name == MEAN else 14 for name in block]
+        titles = [f"{_fit(name, 13):>{width}}" for name, width in zip(block, widths, strict=True)]
+        lines += ["", f"{'published ' + TASKS[benchmark.task][0]:16}" + "".join(titles), "-" * 80]
+        for method in benchmark.published:
+            figures = [_published(benchmark, method, name) for name in block]
+            row = [f"{_text(value, 2):>{width}}" for value, width in zip(figures, widths, strict=True)]
+            lines.append(f"{_fit(method, 16):16}" + "".join(row))
+    return lines
 
 
 def _published(benchmark: Benchmark, method: str, column: str) -> float | None:
