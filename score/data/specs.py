@@ -232,7 +232,8 @@ def load(name: str) -> list[dict[str, Any]]:
     Returns:
         detectron2's dicts: ``file_name``, ``height``, ``width``, ``image_id``, and ``annotations`` with ``bbox``,
         ``bbox_mode``, ``category_id`` (index into ``thing_classes``), ``segmentation`` (polygons or RLE, not decoded)
-        and ``iscrowd``.
+        and ``iscrowd``, and ``area`` where it is stated. Polygons of fewer than three points are left out, and so is an
+        annotation that has no other, with a warning that counts them.
 
     Raises:
         DataError: no such dataset, or one of the faults that ``score.data.check`` knows.
