@@ -19,11 +19,11 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from score.data import specs
+from score.data import catalog
 from score.detections import Detection, encode_segmentation
-from score.engine.study import Predicted, Study
 from score.evaluation.coco import METRICS, IouType, coco_metrics
 from score.model.classifier import Ensemble
+from score.studies.study import Predicted, Study
 
 CAP = 300
 
@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--beta", type=float, default=0.4)
     parser.add_argument("--limit", type=int)
     settings = parser.parse_args()
-    specs.register()
+    catalog.register()
     study = Study(settings.model, settings.model / "predictions", torch.device("cpu"), limit=settings.limit)
     with study.predicted(settings.dataset) as predicted:
         ensemble, seen = Ensemble(alpha=settings.alpha, beta=settings.beta), torch.tensor(predicted.seen)

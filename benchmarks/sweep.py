@@ -16,7 +16,7 @@ import torch
 from pycocotools import mask as coco_mask
 
 from score.detections import RLE
-from score.evaluation.cache import CachedImage
+from score.engine.cache import CachedImage
 from score.evaluation.coco import coco_metrics
 from score.evaluation.sweep import candidates, sweep
 from score.model.classifier import Ensemble

@@ -34,7 +34,7 @@ def load_model(folder: str | Path, device: str | None = None) -> SCORE:
         ConfigError: there is no such device.
         WeightsError: the folder or its towers' weights are missing, damaged, or of another architecture.
     """
-    from score.engine.runtime import select_device
+    from score.runtime import select_device
     from score.weights.folder import load
 
     model, _ = load(folder, select_device(device or "auto"))

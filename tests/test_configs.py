@@ -14,9 +14,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 import score
-from score.data import specs
-from score.evaluation import benchmark
+from score.data import catalog
 from score.model.score import SCORE
+from score.studies import benchmark_table
 
 CONFIGS = Path(score.__file__).parent.parent / "configs"
 # A group's files are tried one at a time on the smallest model that takes them.
@@ -62,7 +62,7 @@ def test_every_published_tower_is_described_as_it_is(file: Path) -> None:
     import open_clip
 
     from score.model.towers.open_clip import ConvNeXtTower, OpenCLIPTower, ResNetTower
-    from score.model.towers.scene import ViTTower
+    from score.model.towers.vit import ViTTower
 
     group = str(file.parent)
     settings = whole(composed("config", [*TINY[2:], f"{group}={file.stem}"]), group)[group]
@@ -105,10 +105,10 @@ def test_every_root_composes(name: str) -> None:
 
 @pytest.mark.parametrize("file", sorted((CONFIGS / "benchmark").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_benchmark_is_of_known_datasets(file: Path) -> None:
-    specs.register()
-    found = benchmark.read(file.stem, file.parent)
+    catalog.register()
+    found = benchmark_table.read(file.stem, file.parent)
     for target in found.targets:
-        assert specs.require(target) == target
+        assert catalog.require(target) == target
     for figures in found.published.values():
         assert set(figures) <= {*found.targets, "mean"}
     assert found.compare in found.published

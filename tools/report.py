@@ -1,39 +1,6 @@
-"""Fold run folders into one table: ``tools/report.py runs=[runs/ablation] [output=FILE]``.
+"""``score report`` from a checkout: see :mod:`score.app.report`."""
 
-A line for each setting that differs, with mean and standard deviation over seeds. Folders of runs are searched.
-"""
-
-from __future__ import annotations
-
-import sys
-from pathlib import Path
-
-from command import command
-from omegaconf import DictConfig, ListConfig
-
-
-@command("commands/report")
-def main(config: DictConfig) -> None:
-    from score.errors import ConfigError
-    from score.evaluation import runs
-    from score.evaluation.table import save_json
-    from score.files import check_writable, write_text
-
-    folders = config.runs if isinstance(config.runs, ListConfig) else [config.runs]
-    if not folders:
-        raise ConfigError(f"runs={config.runs}: no folder; name at least one")
-    found, unscored = runs.find([Path(str(folder)) for folder in folders])
-    lines = runs.fold(found)
-    if config.output is not None:
-        check_writable(Path(f"{config.output}").parent)
-    print(runs.terminal(lines))
-    for folder in unscored:
-        print(f"left out: {folder}, not trained to the end or not scored", file=sys.stderr)
-    if config.output is not None:
-        write_text(Path(f"{config.output}.md"), runs.markdown(lines))
-        save_json(f"{config.output}.json", runs.as_json(lines))
-        print(f"\n{config.output}.md, {config.output}.json")
-
+from score.app.report import main
 
 if __name__ == "__main__":
     main()

@@ -1,23 +1,6 @@
-"""Train a model: ``tools/train.py experiment=NAME [KEY=VALUE ...]``; ``--cfg job`` shows every setting.
+"""``score train`` from a checkout: see :mod:`score.app.train`."""
 
-The output folder becomes a model folder, with checkpoints, TensorBoard events, figures and pictures beside the weights.
-"""
-
-from __future__ import annotations
-
-from command import command, typed
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
-
-
-@command("config")
-def main(config: DictConfig) -> None:
-    from score.engine.trainer import train  # not before the settings have been read: PyTorch takes seconds
-
-    groups = HydraConfig.get().runtime.choices
-    config.choices = {key: groups[key] for key in sorted(groups) if not key.startswith("hydra")}
-    train(config, typed())
-
+from score.app.train import main
 
 if __name__ == "__main__":
     main()

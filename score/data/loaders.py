@@ -12,7 +12,7 @@ from detectron2.data import DatasetFromList, build_detection_test_loader, build_
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from score.data.specs import load
+from score.data.catalog import load
 from score.errors import DataError
 
 logger = logging.getLogger(__name__)

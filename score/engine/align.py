@@ -22,7 +22,7 @@ from timm.data import ImageNetInfo
 from torch import Tensor
 from torch.nn import functional as F
 
-from score.data import specs
+from score.data import catalog
 from score.data.images import read_image
 from score.data.mapper import rasterise
 from score.errors import DataError
@@ -98,7 +98,7 @@ def collect(
         DataError: there is no such dataset, it has no regions, or an image cannot be read.
     """
     rng = np.random.default_rng(seed)
-    chosen = _choose(specs.load(dataset), per_class, rng)
+    chosen = _choose(catalog.load(dataset), per_class, rng)
     names = list(MetadataCatalog.get(dataset).thing_classes)
     if not chosen:
         raise DataError(f"{dataset}: no annotated regions to learn from; give a dataset that has some")
@@ -315,9 +315,9 @@ def run(settings: Mapping[str, Any], device: torch.device, made_by: str) -> dict
         DataError: a dataset is missing or has no regions.
         OutputError: the file cannot be written.
     """
-    specs.register(Path(settings["paths"]["datasets"]) if settings["paths"]["datasets"] else None)
+    catalog.register(Path(settings["paths"]["datasets"]) if settings["paths"]["datasets"] else None)
     for entry in (*settings["train"], *settings["test"]):
-        specs.load(entry["data"])  # all input is checked before any of it is looked at
+        catalog.load(entry["data"])  # all input is checked before any of it is looked at
     tower = LiteTower(projection="random").to(device)
     text_mean = common_component(tower, settings["vocabulary"]["prompts"])
     tower.projection.text_mean.copy_(text_mean)

@@ -18,8 +18,8 @@ from torch import Tensor
 import score
 from score.data.loaders import test_loader
 from score.detections import RLE
-from score.engine.inference import Clock
-from score.evaluation.cache import CachedImage, PredictionCache
+from score.engine.cache import CachedImage, PredictionCache
+from score.engine.evaluate import Clock
 from score.files import sha256
 from score.model.postprocess import encode_rle, regions
 from score.model.score import SCORE, Prediction

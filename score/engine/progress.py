@@ -13,7 +13,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.utils.events import CommonMetricPrinter, get_event_storage
 from torch import nn
 
-from score.data.specs import load
+from score.data.catalog import load
 from score.names import is_seen
 
 logger = logging.getLogger(__name__)

@@ -21,16 +21,17 @@ from PIL import Image
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from score import runtime
 from score.data.loaders import train_loader
-from score.engine import checks, progress, runtime
+from score.engine import checks, progress
 from score.engine.checkpoint import RunCheckpointer, has_checkpoint, read_last, restore
-from score.engine.inference import evaluate, register
+from score.engine.evaluate import evaluate, register
 from score.engine.optim import ClippedAdamW, parameter_groups, warmed_up
 from score.errors import ConfigError, DataError, ScoreError
-from score.evaluation.table import save_json, tables
 from score.model.score import SCORE
+from score.studies.tables import save_json, tables
 from score.weights import folder as model_folder
-from score.weights.initial import initialise
+from score.weights.start import initialise
 
 logger = logging.getLogger(__name__)
 

@@ -22,8 +22,8 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
 from score.detections import encode_segmentation
+from score.engine.cache import CachedImage
 from score.errors import DataError
-from score.evaluation.cache import CachedImage
 from score.evaluation.coco import harmonic_mean, ranks
 from score.evaluation.matching import ABSENT, Contenders, Order, average_precision, contenders, match
 from score.model.classifier import Ensemble

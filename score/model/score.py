@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from score.errors import ConfigError, WeightsError
 from score.model.classifier import Ensemble, InVocabulary, similarity
+from score.model.context.gca import GlobalContextAdaptation
+from score.model.context.rai import RegionAwareIntegration
 from score.model.criterion import SetCriterion, Target
 from score.model.mask_decoder import ClassEmbedding, Head, MaskDecoder
 from score.model.pixel_decoder import PixelDecoder, Pixels
 from score.model.postprocess import InstanceSelection, semantic_map
-from score.model.region import RegionAwareIntegration
-from score.model.scene_context import GlobalContextAdaptation
 from score.model.towers.base import Scene, Tower, resize
 from score.model.vocabulary import TextBank, TextEncoder, check
 from score.names import is_seen

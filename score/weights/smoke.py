@@ -9,7 +9,7 @@ import torch
 from pycocotools import mask as coco_mask
 from torch.nn import functional as F
 
-from score.data import synthetic
+from score.data.synthetic import generate as synthetic
 from score.model.towers.base import Tower, resize
 
 # Each word stands for an object; its partner should be nearer to it than any other pair's.

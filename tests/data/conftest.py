@@ -12,7 +12,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image, ImageDraw
 
-from score.data import synthetic
+from score.data.synthetic import generate as synthetic
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ import pytest
 from detectron2.data import MetadataCatalog
 from PIL import Image
 
-from score.data import specs
+from score.data import catalog
 from score.data.labels import read_folders
 from score.errors import DataError
 
@@ -49,8 +49,8 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
 def test_a_semantic_set_of_the_protocol_is_read(tmp_path: Path) -> None:
     write(tmp_path / "semantic/potsdam/val/images", ["a.png"])
     write(tmp_path / "semantic/potsdam/val/labels", ["a.png"])
-    specs.register(tmp_path)
+    catalog.register(tmp_path)
     assert MetadataCatalog.get("potsdam_val").evaluator_type == "sem_seg"
-    assert specs.load("potsdam_val")[0]["sem_seg_file_name"].endswith("potsdam/val/labels/a.png")
+    assert catalog.load("potsdam_val")[0]["sem_seg_file_name"].endswith("potsdam/val/labels/a.png")
     with pytest.raises(DataError, match="no such folder"):
-        specs.load("floodnet_val")
+        catalog.load("floodnet_val")

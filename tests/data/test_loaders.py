@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from score.data import loaders, specs
+from score.data import catalog, loaders
 from score.data.mapper import TestMapper, TrainMapper
 from score.errors import DataError
 
@@ -17,7 +17,7 @@ Write = Callable[..., tuple[Path, Path]]
 
 @pytest.fixture
 def name(synthetic_root: Path) -> str:
-    specs.register(synthetic_root)
+    catalog.register(synthetic_root)
     return "synthetic_train"
 
 
@@ -68,12 +68,12 @@ def test_an_image_is_augmented_differently_at_each_pass(name: str) -> None:
 
 
 def test_images_without_annotations_are_left_out(write_coco: Write) -> None:
-    name = specs.custom(*write_coco(lambda coco: coco["annotations"].pop()))
+    name = catalog.custom(*write_coco(lambda coco: coco["annotations"].pop()))
     assert set(ids(batches(name, 2))) == {0}
 
 
 def test_nothing_to_learn_from(write_coco: Write) -> None:
-    name = specs.custom(*write_coco(lambda coco: [item.update(iscrowd=1) for item in coco["annotations"]]))
+    name = catalog.custom(*write_coco(lambda coco: [item.update(iscrowd=1) for item in coco["annotations"]]))
     with pytest.raises(DataError, match="no image has an annotation"):
         batches(name, 1)
 

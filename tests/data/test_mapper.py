@@ -10,7 +10,7 @@ import torch
 from detectron2.data import transforms as T
 from pycocotools import mask as coco_mask
 
-from score.data import specs
+from score.data import catalog
 from score.data.images import read_image
 from score.data.mapper import TestMapper, TrainMapper, rasterise, reaches
 from score.errors import DataError
@@ -21,7 +21,7 @@ Write = Callable[..., tuple[Path, Path]]
 @pytest.fixture
 def records(write_coco: Write) -> list[dict[str, Any]]:
     """A polygon's image and an RLE's; each shows its mask in white on black."""
-    return specs.load(specs.custom(*write_coco()))
+    return catalog.load(catalog.custom(*write_coco()))
 
 
 def iou(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -163,7 +163,7 @@ def test_images_of_another_size_are_refused(records: list[dict[str, Any]], mappe
 
 @pytest.mark.data
 def test_crowded_real_tiles_map_quickly_and_completely(datasets_root: Path) -> None:
-    specs.register(datasets_root)
-    crowded = max(specs.load("isaid512_val"), key=lambda record: len(record["annotations"]))
+    catalog.register(datasets_root)
+    crowded = max(catalog.load("isaid512_val"), key=lambda record: len(record["annotations"]))
     sample = TrainMapper(size=512, scale=(1, 1), seed=0)(crowded)
     assert len(sample["instances"]) == len(crowded["annotations"]) > 150

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from score.data import specs, synthetic
+from score.data import catalog
+from score.data.synthetic import generate as synthetic
 from score.engine import align
 from score.engine.align import Regions, View
 from score.errors import DataError
@@ -102,7 +103,7 @@ def test_grown_and_shrunk_masks_stay(tower: LiteTower) -> None:
 def test_a_few_generated_images_teach_it_something(tower: LiteTower, tmp_path: Path) -> None:
     for name, images in (("train", 24), ("val", 6)):
         synthetic.generate(tmp_path, "synthetic", name, images=images, size=192, seed=1, workers=1)
-    specs.register(tmp_path)
+    catalog.register(tmp_path)
     options = {"shortest": 192, "seed": 0}
     train = align.collect(tower, "synthetic_train", views=2, per_class=30, **options)
     held_out = align.collect(tower, "synthetic_val", **options)
@@ -113,6 +114,6 @@ def test_a_few_generated_images_teach_it_something(tower: LiteTower, tmp_path: P
 
 
 def test_a_dataset_without_regions_is_refused(tower: LiteTower, tmp_path: Path) -> None:
-    specs.register(tmp_path)
+    catalog.register(tmp_path)
     with pytest.raises(DataError):
         align.collect(tower, "no_such_dataset", shortest=64)

@@ -11,7 +11,7 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from pycocotools import mask as coco_mask
 
-from score.data import specs
+from score.data import catalog
 from score.detections import RLE, Detection, encode_segmentation, ground_truth
 from score.errors import DataError
 from score.evaluation.coco import (
@@ -281,7 +281,7 @@ def test_what_cannot_be_scored_is_refused() -> None:
 @pytest.mark.parametrize("dataset", ["nwpu_val", "isaid512_val"])
 def test_real_ground_truth_as_predictions_scores_100(dataset: str, datasets_root: Path) -> None:
     """NWPU's file has an annotation with id 0, which pycocotools takes for none: it would score 99.4 there."""
-    specs.register(datasets_root)
+    catalog.register(datasets_root)
     records = DatasetCatalog.get(dataset)
     classes = MetadataCatalog.get(dataset).thing_classes
     found = {record["image_id"]: ground_truth(record) for record in records}

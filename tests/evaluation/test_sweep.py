@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from score.detections import RLE, Detection
+from score.engine.cache import CachedImage, PredictionCache
 from score.errors import DataError
 from score.evaluation import sweep as module
-from score.evaluation.cache import CachedImage, PredictionCache
 from score.evaluation.coco import coco_metrics
 from score.evaluation.sweep import METRICS, Candidates, Grid, candidates, heat_map, sweep, table
 from score.model.classifier import Ensemble

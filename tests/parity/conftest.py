@@ -23,8 +23,8 @@ from timm.models.convnext import ConvNeXt
 import score
 from score.model.score import SCORE
 from score.model.towers.open_clip import ConvNeXtTower
-from score.model.towers.scene import ViTTower
-from score.weights.authors import complete, convert
+from score.model.towers.vit import ViTTower
+from score.weights.released import complete, convert
 
 FOLDER = os.environ.get("SCORE_PARITY_DIR") and str(Path(os.environ["SCORE_PARITY_DIR"]).resolve())
 ROWS: list[tuple[str, str, float, float, str]] = []

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from score.weights.authors import our_name
+from score.weights.released import our_name
 from tests.parity.conftest import Case, size_overrides
 from tests.tools.command_line import Call, call  # noqa: F401 - a fixture
 

@@ -8,12 +8,12 @@ import torch
 from torch.nn import functional as F
 
 from score.model.classifier import Ensemble, similarity
+from score.model.context.rai import dilate
 from score.model.mask_decoder import Head
 from score.model.postprocess import semantic_map, upsample
-from score.model.region import dilate
 from score.model.score import SCORE
 from score.model.towers.base import pool_regions, resize
-from score.model.towers.scene import ViTTower
+from score.model.towers.vit import ViTTower
 from score.names import synonyms
 from tests.parity.conftest import ROWS, Case, compare, unpack
 

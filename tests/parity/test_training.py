@@ -10,7 +10,7 @@ import torch
 from detectron2.structures import BitMasks, Instances
 
 from score.model.score import SCORE
-from score.weights.authors import our_name
+from score.weights.released import our_name
 from tests.parity.conftest import Case, compare, unpack
 
 

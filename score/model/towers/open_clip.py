@@ -226,7 +226,7 @@ def open_clip_tower(
         ConfigError: open_clip does not know the architecture.
         WeightsError: the weights are missing, damaged, or of another architecture.
     """
-    from score.model.towers.scene import ViTTower
+    from score.model.towers.vit import ViTTower
 
     if architecture not in open_clip.list_models():
         raise ConfigError(f"unknown architecture: {architecture}; open_clip.list_models() has the names")

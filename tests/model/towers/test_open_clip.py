@@ -11,7 +11,7 @@ import torch
 
 from score.errors import ConfigError, WeightsError
 from score.model.towers.open_clip import OpenCLIPTower, ResNetTower, find_weights, open_clip_tower
-from score.model.towers.scene import ViTTower
+from score.model.towers.vit import ViTTower
 
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
 VISION = {

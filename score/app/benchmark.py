@@ -1,0 +1,56 @@
+"""Make a benchmark's table: ``tools/benchmark.py benchmark=isaid_transfer model=FOLDER [KEY=VALUE ...]``.
+
+Every target at the published exponents and at one fixed pair, beside the paper's figures; targets that are not on this
+disk are listed as missing. Each dataset is predicted once; what is finished is not done again.
+"""
+
+from __future__ import annotations
+
+import textwrap
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from score.app.command import CONFIGS, command, typed
+
+
+@command("commands/benchmark")
+def main(config: DictConfig) -> None:
+    from score import runtime
+    from score.engine import checks
+    from score.files import check_writable
+    from score.studies import benchmark as runner  # not before the settings have been read: PyTorch takes seconds
+    from score.studies import benchmark_table as tables
+    from score.studies.study import Study
+
+    checks.check_numbers(config)
+    checks.check_number("top_k", config.top_k, checks.Number(int, 1))
+    start = time.time()
+    runtime.log_to_stdout()
+    benchmark = tables.read(str(config.benchmark), CONFIGS / "benchmark")
+    output = Path(config.output) / benchmark.name
+    for folder in (output, Path(config.predictions)):
+        check_writable(folder)
+    study = Study.configured(config)
+    came_from = study.provenance(typed())
+    counts = {"top_k": config.top_k, "max_detections": config.max_detections}
+    rows, facts = runner.run(benchmark, study, output, came_from, **counts, root=config.paths.datasets)
+    reports = runner.write_reports(
+        benchmark, study, rows if config.report else [], output, came_from, **counts, pictures=config.pictures
+    )
+    manifest = {
+        **came_from,
+        "config": OmegaConf.to_container(config, resolve=True),
+        "benchmark": asdict(benchmark),
+        "trained_with": OmegaConf.to_container(study.config, resolve=True),
+        "origin": study.origin,
+        "targets": facts,
+        "seconds": round(time.time() - start, 1),
+        "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }
+    note = f"limit={config.limit}: a part of each target, not to compare with the paper" if config.limit else ""
+    written = [*reports, *runner.write_tables(benchmark, rows, output, manifest, note)]
+    print(f"\n{tables.terminal(benchmark, rows, note)}\n\n{output}:")
+    print(textwrap.fill(", ".join(path.name for path in written), initial_indent="  ", subsequent_indent="  "))

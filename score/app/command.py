@@ -1,0 +1,185 @@
+"""What every command shares: Hydra in front, one line of error and exit code 2 when the input is at fault."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import difflib
+import functools
+import os
+import re
+import shlex
+import sys
+import textwrap
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+import score
+from score.errors import ConfigError, ScoreError
+
+CONFIGS = Path(score.__file__).parent.parent / "configs"
+# detectron2 and fvcore use what torch calls outdated, at every start
+warnings.filterwarnings("ignore", message=r"`torch\.(jit|cuda\.amp)\.", category=FutureWarning)
+TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
+
+
+def command(config: str, words: Sequence[str] = ()) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+    """Turn ``main(config)`` into a command that reads its settings from ``configs/<config>.yaml`` and the command line.
+
+    What the input is to blame for (:class:`ScoreError`, a bad override, a file that cannot be opened) becomes one line
+    ``error: what, where, what to do`` on stderr and exit code 2. ``HYDRA_FULL_ERROR=1`` shows the traceback instead.
+
+    Args:
+        config: its path under ``configs``, without suffix.
+        words: keys that leading arguments without a key set in turn: with ``("action",)``, ``list`` is ``action=list``.
+    """
+    folder, name = (CONFIGS / config).parent, Path(config).name
+
+    def decorate(main: Callable[[DictConfig], None]) -> Callable[[], None]:
+        @functools.wraps(main)
+        def task(settings: DictConfig) -> None:
+            with _one_line_errors(folder, name):  # in here as well: Hydra adds lines to what leaves its task
+                _check_kinds(settings, yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8")))
+                main(settings)
+
+        run = hydra.main(version_base="1.3", config_path=str(folder), config_name=name)(task)
+
+        @functools.wraps(main)
+        def guarded() -> None:
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises what it would otherwise print and exit on
+            for place, key in enumerate(words, start=1):
+                if place == len(sys.argv) or not re.fullmatch(r"\w+", sys.argv[place]):
+                    break
+                sys.argv[place] = f"{key}={sys.argv[place]}"
+            sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))  # anywhere
+            argparse.ArgumentParser.error = _refuse  # type: ignore[method-assign]
+            with _one_line_errors(folder, name):
+                if {"-h", "--help"} & set(sys.argv[1:]):
+                    print(_help(folder, name, sys.modules[main.__module__].__doc__ or ""))
+                else:
+                    run()
+
+        return guarded
+
+    return decorate
+
+
+def _help(folder: Path, name: str, doc: str) -> str:
+    """What a command is for, its settings as their file explains them, and the choices of its groups."""
+    text = (folder / f"{name}.yaml").read_text(encoding="utf-8")
+    own = re.sub(r"^(defaults|hydra):\n( .*\n|\n)*", "", text, flags=re.MULTILINE).split("\n", 1)[1].strip()
+    groups = [key for item in yaml.safe_load(text)["defaults"] if isinstance(item, dict) for key in item]
+    choices = {key: sorted(path.stem for path in (folder / key).glob("*.yaml")) for key in groups}
+    lines = [f"{key}: {', '.join(names)}" for key, names in choices.items() if names]
+    wrapped = [line for item in lines for line in textwrap.wrap(item, 80, subsequent_indent="  ")]
+    words = [textwrap.fill(part, 80) for part in doc.strip().replace("``", "").split("\n\n")]
+    parts = [*words, f"Settings, KEY=VALUE\n\n{own}"]
+    parts += ["Files of settings, GROUP=FILE\n\n" + "\n".join(wrapped)] if lines else []
+    return "\n\n".join(
+        [*parts, "--cfg job   show all settings, and do nothing\n-m          run every combination of KEY=A,B"]
+    )
+
+
+def _refuse(parser: argparse.ArgumentParser, message: str) -> NoReturn:
+    """In place of several lines of usage."""
+    raise ConfigError(f"{message}; settings are written KEY=VALUE, --help says more")
+
+
+def _check_kinds(settings: DictConfig, defaults: dict[str, Any]) -> None:
+    """Refuse what was given no value, and what is no list, no switch or no group of settings where the file has one."""
+    for key, default in defaults.items():
+        if key in ("defaults", "hydra"):
+            continue
+        value = settings[key]  # raises where it was given none
+        if isinstance(default, dict) and not isinstance(value, DictConfig):
+            raise ConfigError(f"{key}={value}: it holds settings of its own, as in {key}.{next(iter(default))}=VALUE")
+        if isinstance(default, list) and not isinstance(value, ListConfig):
+            raise ConfigError(f"{key}={value}: it takes a list, as in {key}=[A,B]")
+        if isinstance(default, bool) and key != "resume" and not isinstance(value, bool):
+            raise ConfigError(f"{key}={value}: it takes true or false")
+
+
+@contextlib.contextmanager
+def _one_line_errors(folder: Path, name: str) -> Iterator[None]:
+    """End the process with one line and exit code 2 where the input is at fault."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        expected = isinstance(error, (ScoreError, HydraException, OmegaConfBaseException, OSError))
+        if TRACEBACK or not (expected or _score_error(error)):
+            raise
+        print(f"error: {explain(error, folder, name)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def typed() -> str:
+    """The command that is running, as it was typed."""
+    hydra_config = HydraConfig.get()
+    return shlex.join([f"tools/{hydra_config.job.name}.py", *hydra_config.overrides.task])
+
+
+def explain(error: BaseException, folder: Path, name: str) -> str:
+    """Say in one line what is wrong, where, and what to do."""
+    if (cause := _score_error(error)) is not None:
+        return _one_line(cause)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        choice = error.missing_cfg_file.removesuffix(".yaml").replace("/", "=", 1)
+        options = list(error.options or [])
+        return f"{choice}: no such choice{_suggest(choice.split('=')[-1], options)}; there are: {', '.join(options)}"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: not readable as KEY=VALUE; quote it for the shell and for Hydra, as in 'key=\"a b\"'"
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key}: not given; add {error.full_key}=VALUE"
+    if match := re.search(r"Could not (?:override|append) (?:to )?'([^']+)'", str(error)):
+        key = match[1].split("@")[0]
+        return f"{key}: no such setting{_suggest(key, list(_keys(folder, name)))}; --cfg job lists them all"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'a file'}: {error.strerror}; check the path, its rights and the space on the disk"
+    root = error.__cause__ if isinstance(error, HydraException) and error.__cause__ else error
+    where = re.search(r"full_key: (\S+)", str(error))
+    return f"{where[1]}: {_one_line(root)}" if where and where[1] not in _one_line(root) else _one_line(root)
+
+
+def _score_error(error: BaseException | None) -> ScoreError | None:
+    """The ScoreError among an exception and its causes: Hydra wraps what a constructor raises."""
+    while error is not None and not isinstance(error, ScoreError):
+        error = error.__cause__
+    return error
+
+
+def _one_line(error: BaseException) -> str:
+    text = str(error)
+    if "Original Traceback" in text:  # a process that reads images failed; its own error stands last
+        text = re.split(r"^score\.errors\.\w+: ", text, flags=re.MULTILINE)[-1]
+    return " ".join(text.split()) or type(error).__name__
+
+
+def _suggest(word: str, known: list[str]) -> str:
+    """`` (did you mean X?)``, or nothing where no known word is near."""
+    near = [key for key in known if key.endswith(f".{word}")] + difflib.get_close_matches(word, known, n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def _keys(folder: Path, name: str) -> Iterator[str]:
+    """All dotted keys of a command's default configuration."""
+
+    def walk(node: object, prefix: str) -> Iterator[str]:
+        if isinstance(node, dict):
+            for key, value in node.items():
+                yield f"{prefix}{key}"
+                yield from walk(value, f"{prefix}{key}.")
+
+    with hydra.initialize_config_dir(str(folder), version_base="1.3"):
+        yield from walk(OmegaConf.to_container(hydra.compose(name)), "")

@@ -1,0 +1,66 @@
+"""Score a model: ``tools/evaluate.py model=FOLDER data=nwpu_val [data=[a,b]] [limit=N] [shuffle_vocabulary=SEED]``.
+
+Prints a table for each dataset and saves the figures with the settings, versions and time that they came from.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from score.app.command import command, typed
+
+
+@command("commands/evaluate")
+def main(config: DictConfig) -> None:
+    import score.engine.evaluate as inference  # not before the settings have been read: PyTorch takes seconds
+    from score import runtime
+    from score.data.loaders import test_records
+    from score.engine import checks
+    from score.engine.predictions import fingerprint
+    from score.files import check_writable
+    from score.studies.tables import save_json, summary, tables
+    from score.weights import folder
+
+    checks.check_numbers(config)
+    runtime.log_to_stdout()
+    device = runtime.select_device(config.runtime.device, config.runtime.threads)
+    output = Path(config.output)
+    check_writable(output)
+    datasets = inference.register(config.data, config.paths.datasets)
+    for dataset in datasets:  # all, before the first is scored
+        inference.choose(config.tasks, dataset)
+        test_records(dataset, config.limit)
+    model, trained = folder.load(config.model, device, config.overrides)
+    for key, value in config.ensemble.items():
+        if value is not None:
+            setattr(model.ensemble, key, float(value))
+    source = runtime.provenance(Path(config.model), device, trained.get("seed"), typed())
+    rows = {}
+    for dataset in datasets:
+        results = inference.evaluate(
+            model,
+            dataset,
+            hydra.utils.instantiate(trained.input.test, _convert_="all"),
+            workers=config.runtime.workers,
+            max_detections=config.max_detections,
+            limit=config.limit,
+            shuffle_vocabulary=config.shuffle_vocabulary,
+            pictures=config.pictures,
+            picture_folder=output / "pictures" / dataset,
+            tasks=OmegaConf.to_container(config.tasks) if isinstance(config.tasks, ListConfig) else config.tasks,
+            min_score=config.min_score,
+            background=config.background,
+            labels=Path(config.labels) if config.labels else None,
+        )
+        changes = inference.changes(config)
+        name = "_".join([dataset, *changes])
+        path = output / f"{name}.json"
+        dataset_hash = fingerprint(test_records(dataset, config.limit))
+        save_json(path, {"dataset": dataset, "dataset_hash": dataset_hash, **source, "changes": changes, **results})
+        print(f"{name}: {results['seconds_per_image']:.2f} s an image\nsaved as {path}\n{tables(results)}\n")
+        rows[name] = results
+    if len(rows) > 1 and all("all" in results for results in rows.values()):
+        print(summary(rows))

@@ -1,0 +1,303 @@
+"""Datasets by name: ``datasets/*.yaml`` to detectron2's catalogs, one's own COCO JSON beside them.
+
+Every split is registered as ``NAME_SPLIT`` and read when it is first asked for. Its metadata: ``thing_classes`` (names
+as the spec spells them), ``json_file``, ``image_root``, ``label_root``, ``evaluator_type``, ``licence``,
+``score_name``, ``score_split``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import BoxMode
+
+import score
+from score.data import coco_json
+from score.data.labels import read_folders
+from score.data.synthetic import generate as synthetic
+from score.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+FOLDER = Path(score.__file__).resolve().parent.parent / "datasets"
+ROOT_VARIABLE = "SCORE_DATASETS"
+CACHE_VARIABLE = "SCORE_CACHE"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """One split of a dataset: paths relative to the root, and counts where they are known.
+
+    ``labels`` is a folder of label images, whose values are positions in the classes (255: unlabelled), for a semantic
+    dataset; all others have ``annotations``.
+
+    ``part`` takes a share of the files' images, for a set without an official split: ``{seed, start, end}``, the ends
+    in 0..1 of the images in an order drawn from the seed.
+    """
+
+    images: str
+    annotations: str | None = None
+    labels: str | None = None
+    expected: dict[str, int] = field(default_factory=dict)  # images, instances
+    part: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """A dataset as its YAML file states it.
+
+    Attributes:
+        name: its name; splits are registered as ``name_split``.
+        classes: class names in their order, spelled as published.
+        splits: by name.
+        licence: terms of use, in words.
+        source: where it comes from.
+        notes: what one should know before using it.
+        generate: for synthetic sets: ``size``, ``seed`` and the number of ``images`` by split.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    splits: dict[str, Split]
+    licence: str
+    source: str
+    notes: str = ""
+    generate: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where a registered name finds its files; ``json`` is None while no root is known."""
+
+    names: tuple[str, ...]
+    json: Path | None
+    images: Path | None
+    states_names: str  # what states the names, for messages
+    expected: tuple[tuple[str, int], ...] = ()
+    draw: partial[Path] | None = None  # makes the files of a synthetic split
+    part: tuple[tuple[str, Any], ...] | None = None  # the share of the images that is taken
+    licence: str = ""  # terms of use, for cards and reports
+    labels: Path | None = None  # of a semantic dataset, in place of the JSON
+
+
+def read_spec(path: Path) -> Spec:
+    """Read a dataset's YAML file.
+
+    Raises:
+        DataError: a missing or unknown key, or class names given twice.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+        content["classes"] = tuple(content["classes"])
+        content["splits"] = {name: Split(**split) for name, split in content["splits"].items()}
+        spec = Spec(**content)
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: not a dataset's spec ({error}); see datasets/nwpu.yaml") from error
+    coco_json.check_names(spec.classes, str(path))
+    return spec
+
+
+def register(
+    root: Path | None = None, *, cache: Path | None = None, generate: Mapping[str, Any] | None = None
+) -> dict[str, Spec]:
+    """Register every split of every ``datasets/*.yaml``; nothing is read yet, and doing it again is harmless.
+
+    Args:
+        root: of the datasets' working layout; by default what ``SCORE_DATASETS`` names.
+        cache: where synthetic sets go that are not under the root; by default what ``SCORE_CACHE`` names, or ``cache``.
+        generate: overrides ``size``, ``seed`` and ``images`` (by split) of the synthetic sets.
+
+    Returns:
+        The specs by name.
+    """
+    if root is None and os.environ.get(ROOT_VARIABLE):
+        root = Path(os.environ[ROOT_VARIABLE])
+    cache = Path(cache or os.environ.get(CACHE_VARIABLE) or "cache") / "datasets"
+    specs = {spec.name: spec for spec in map(read_spec, sorted(FOLDER.glob("*.yaml")))}
+    for spec in specs.values():
+        for split in spec.splits:
+            _register(spec.name, split, _source(spec, split, root, cache, generate or {}))
+    return specs
+
+
+def _source(spec: Spec, split: str, root: Path | None, cache: Path, generate: Mapping[str, Any]) -> _Source:
+    """Where a split is, or will be drawn."""
+    paths, draw = spec.splits[split], None
+    if (paths.annotations is None) == (paths.labels is None):
+        raise DataError(f"datasets/{spec.name}.yaml: {split} needs either annotations or labels")
+    if spec.generate is not None and not (root and (root / (paths.annotations or "")).is_file()):
+        settings = {**spec.generate, **generate}
+        images = {**spec.generate["images"], **generate.get("images", {})}[split]
+        size, seed = settings["size"], settings["seed"]
+        root = cache / f"{images}x{size}px-seed{seed}"  # other settings leave it alone
+        draw = partial(synthetic.generate, root, spec.name, split, images=images, size=size, seed=seed)
+    return _Source(
+        names=spec.classes,
+        json=root / paths.annotations if root and paths.annotations else None,
+        labels=root / paths.labels if root and paths.labels else None,
+        images=root / paths.images if root else None,
+        states_names=f"datasets/{spec.name}.yaml",
+        expected=tuple(paths.expected.items()),
+        draw=draw,
+        part=tuple(paths.part.items()) if paths.part else None,
+        licence=spec.licence,
+    )
+
+
+def custom(json: Path, images: Path, name: str = "custom") -> str:
+    """Register one's own COCO JSON; class names are the JSON's, in the order of their ids.
+
+    Args:
+        json: a COCO JSON of instances.
+        images: the folder that its file names are relative to.
+        name: to register it as; a number is appended where other files already have it.
+
+    Returns:
+        The registered name.
+
+    Raises:
+        DataError: the JSON cannot be used; images are checked when they are loaded.
+    """
+    json, images = Path(json), Path(images)
+    categories = coco_json.read_coco(json)["categories"]
+    ordered = sorted(categories, key=lambda category: category.get("id", 0))
+    names = tuple(str(category.get("name", "")) for category in ordered)
+    coco_json.match_categories(categories, names, json, str(json))
+    source = _Source(names=names, json=json, images=images, states_names=str(json))
+    free, number = name, 1
+    while free in DatasetCatalog.list() and _registered(free) != source:
+        number += 1
+        free = f"{name}_{number}"
+    _register(free, "", source)
+    return free
+
+
+def _registered(name: str) -> _Source | None:
+    """The source behind a name, None if it is not one of ours."""
+    found = DatasetCatalog[name] if name in DatasetCatalog.list() else None
+    return found.args[1] if isinstance(found, partial) and found.func is _load else None
+
+
+def _register(name: str, split: str, source: _Source) -> None:
+    """Enter a source into both catalogs; one that was there is replaced if it differs."""
+    full = f"{name}_{split}" if split else name
+    if full in DatasetCatalog.list():
+        if _registered(full) == source:
+            return
+        DatasetCatalog.remove(full)
+    if full in MetadataCatalog.list():
+        MetadataCatalog.remove(full)
+    DatasetCatalog.register(full, partial(_load, full, source))
+    MetadataCatalog.get(full).set(
+        thing_classes=list(source.names),
+        json_file=str(source.json) if source.json else None,
+        image_root=str(source.images) if source.images else None,
+        label_root=str(source.labels) if source.labels else None,
+        evaluator_type="sem_seg" if source.labels else "coco",
+        licence=source.licence,
+        score_name=name,
+        score_split=split,
+    )
+
+
+def require(name: str) -> str:
+    """Return a registered name as it is.
+
+    Raises:
+        DataError: there is no dataset of that name; the message lists those there are.
+    """
+    known = [key for key in DatasetCatalog.list() if _registered(key)]
+    if name not in known:
+        raise DataError(f"no dataset {name}; there are {', '.join(known) or 'none registered'}")
+    return name
+
+
+def is_drawn(name: str) -> bool:
+    """Whether a dataset is drawn when it is first asked for, rather than read from files one has to bring."""
+    source = _registered(require(name))
+    return source is not None and source.draw is not None
+
+
+def load(name: str) -> list[dict[str, Any]]:
+    """Read a registered dataset, checked.
+
+    Returns:
+        detectron2's dicts: ``file_name``, ``height``, ``width``, ``image_id``, and ``annotations`` with ``bbox``,
+        ``bbox_mode``, ``category_id`` (index into ``thing_classes``), ``segmentation`` (polygons or RLE, not decoded)
+        and ``iscrowd``, and ``area`` where it is stated. Polygons of fewer than three points are left out, and so is an
+        annotation that has no other, with a warning that counts them.
+
+    Raises:
+        DataError: no such dataset, or one of the faults that ``score.data.coco_json`` knows.
+    """
+    records: list[dict[str, Any]] = DatasetCatalog.get(require(name))
+    return records
+
+
+def _load(name: str, source: _Source) -> list[dict[str, Any]]:
+    """Read, check and convert; what the catalog calls."""
+    if source.images is not None and source.labels is not None:
+        return read_folders(source.images, source.labels)
+    if source.json is None or source.images is None:
+        raise DataError(f"{name}: no root of datasets is set; set {ROOT_VARIABLE}=FOLDER or paths.datasets=FOLDER")
+    if source.draw is not None:
+        source.draw()
+    coco = coco_json.read_coco(source.json)
+    index = coco_json.match_categories(coco["categories"], source.names, source.json, source.states_names)
+    coco_json.check_records(coco, source.json)
+    coco_json.check_images(coco["images"], source.images)
+    for what, count in source.expected:
+        found = len(coco["images" if what == "images" else "annotations"])
+        if found != count:
+            logger.warning("%s: %d %s instead of %d; figures will not compare", name, found, what, count)
+    annotations: dict[Any, list[dict[str, Any]]] = {image["id"]: [] for image in coco["images"]}
+    for record in coco["annotations"]:
+        if (shape := _shape(record["segmentation"])) is not None:
+            annotations[record["image_id"]].append(
+                {
+                    "bbox": record["bbox"],
+                    "bbox_mode": BoxMode.XYWH_ABS,
+                    "category_id": index[record["category_id"]],
+                    "segmentation": shape,
+                    "iscrowd": record.get("iscrowd") or 0,
+                    **({"area": record["area"]} if record.get("area") is not None else {}),
+                }
+            )
+    if dropped := len(coco["annotations"]) - sum(map(len, annotations.values())):
+        logger.warning("%s: %d annotations without a polygon of three points are left out", name, dropped)
+    return [
+        {
+            "file_name": str(source.images / image["file_name"]),
+            "height": image["height"],
+            "width": image["width"],
+            "image_id": image["id"],
+            "annotations": annotations[image["id"]],
+        }
+        for image in _part(coco["images"], source)
+    ]
+
+
+def _shape(segmentation: Any) -> Any:
+    """A segmentation without polygons that enclose nothing, None if nothing is left; as detectron2 reads COCO."""
+    if not isinstance(segmentation, list):
+        return segmentation
+    return [ring for ring in segmentation if len(ring) >= 6] or None
+
+
+def _part(images: list[dict[str, Any]], source: _Source) -> list[dict[str, Any]]:
+    """The share of the images that a split takes, in the file's order."""
+    if source.part is None:
+        return images
+    part = dict(source.part)
+    order = np.random.default_rng(part["seed"]).permutation(len(images))
+    taken = order[round(part["start"] * len(images)) : round(part["end"] * len(images))]
+    return [images[index] for index in sorted(taken.tolist())]

@@ -1,0 +1,222 @@
+"""A model over a registered dataset: figures, time and pictures."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.detection_utils import read_image
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, inference_on_dataset
+from omegaconf import DictConfig, ListConfig
+
+from score.data import catalog
+from score.data.loaders import test_loader, test_records
+from score.detections import encode_instances, ground_truth, select
+from score.drawing import side_by_side
+from score.engine.evaluators import choose
+from score.engine.evaluators import evaluators as task_evaluators
+from score.errors import ConfigError
+from score.files import write_whole
+from score.model.score import SCORE
+from score.names import is_seen
+
+logger = logging.getLogger(__name__)
+MAX_DETECTIONS = 300  # COCO's cap as this field sets it
+
+
+def evaluate(
+    model: SCORE,
+    dataset: str,
+    mapper: Callable[[dict], dict],
+    *,
+    workers: int = 0,
+    max_detections: int = MAX_DETECTIONS,
+    limit: int | None = None,
+    shuffle_vocabulary: int | None = None,
+    pictures: int = 0,
+    picture_folder: Path | None = None,
+    tasks: str | Sequence[str] | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Score a model on a dataset, looking for that dataset's classes.
+
+    Args:
+        model: a :class:`SCORE`; its vocabulary and mode are as before afterwards.
+        dataset: a registered name.
+        mapper: prepares an image for the model, such as :class:`score.data.mapper.TestMapper`.
+        workers: processes that read images, 0 for none beside this one.
+        max_detections: of an image, over all classes.
+        limit: score so many images only, evenly spread over the dataset.
+        shuffle_vocabulary: a seed; deal class embeddings to other names, so that none keeps its own. What is found
+            then is found without the words: a control.
+        pictures: so many images, evenly spread, are drawn beside their ground truth into ``picture_folder``.
+        tasks: what to score, of :data:`score.engine.evaluators.TASKS`; None for what the dataset is made for.
+        options: of :func:`score.engine.evaluators.evaluators`.
+
+    Returns:
+        What :meth:`score.evaluation.coco.CocoScorer.finish` returns, other tasks' figures under their names, with
+        ``seconds_per_image`` (loading, network and encoding; one image at a time), ``ensemble`` and
+        ``shuffle_vocabulary``. Empty on all processes but one.
+    """
+    names = list(MetadataCatalog.get(dataset).thing_classes)
+    seen = [is_seen(name, model.train_names) for name in names]
+    loader = test_loader(test_records(dataset, limit), mapper, workers)
+    chosen = choose(tasks, dataset)
+    evaluators: list[DatasetEvaluator] = [
+        Clock(dataset, len(loader)),
+        *task_evaluators(chosen, dataset, names, seen, max_detections=max_detections, **options),
+    ]
+    if pictures and picture_folder is not None:
+        evaluators.append(Pictures(dataset, picture_folder, every=max(1, len(loader) // pictures), count=pictures))
+    before = model.names, model.selection.masks, model.semantic
+    model.set_vocabulary(names if shuffle_vocabulary is None else deal(names, shuffle_vocabulary))
+    model.semantic = "semantic" in chosen
+    model.selection.masks = "rle"  # 300 masks of a large image would not fit, and are encoded next anyway
+    try:
+        results = inference_on_dataset(model, loader, DatasetEvaluators(evaluators))
+    finally:
+        model.set_vocabulary(before[0])
+        model.selection.masks, model.semantic = before[1:]
+    if results:
+        results["ensemble"] = {"alpha": model.ensemble.alpha, "beta": model.ensemble.beta}
+        results["shuffle_vocabulary"] = shuffle_vocabulary
+    return dict(results)
+
+
+def changes(config: DictConfig) -> list[str]:
+    """How an evaluation was set to differ from what the run itself would say of a dataset, a short word each.
+
+    Args:
+        config: of ``tools/evaluate.py``.
+    """
+    words = {
+        "limit": config.limit,
+        "max": config.max_detections if config.max_detections != MAX_DETECTIONS else None,
+        "alpha": config.ensemble.alpha,
+        "beta": config.ensemble.beta,
+    }
+    found = [f"{word}{value:g}" for word, value in words.items() if value is not None]
+    tasks = [config.tasks] if isinstance(config.tasks, str) else config.tasks or ["instances"]
+    if "instances" not in tasks:  # others beside it only add figures
+        found.append("+".join(tasks))
+    if config.shuffle_vocabulary is not None:
+        found.append("shuffled")
+    return found + (["overrides"] if config.overrides else [])
+
+
+def register(entries: Any, root: str | Path | None) -> list[str]:
+    """Register the known datasets and one's own.
+
+    Args:
+        entries: the name of a dataset, one's own as ``{json: FILE, images: FOLDER}``, or a list of such.
+        root: of the datasets' working layout, or None.
+
+    Returns:
+        Registered names.
+
+    Raises:
+        ConfigError: an entry is neither.
+        DataError: there is no such dataset.
+    """
+    catalog.register(Path(root) if root else None)
+    entries = list(entries) if isinstance(entries, (list, ListConfig)) else [entries]
+    if not entries:
+        raise ConfigError("data=[]: no dataset; name at least one")
+    return [_registered(entry) for entry in entries]
+
+
+def _registered(entry: Any) -> str:
+    if isinstance(entry, str):
+        return catalog.require(entry)
+    if not isinstance(entry, Mapping | DictConfig) or set(entry) != {"json", "images"}:
+        raise ConfigError(f"dataset {entry}: not readable; give a name, or {{json: FILE, images: FOLDER}}")
+    return catalog.custom(Path(entry["json"]), Path(entry["images"]), Path(entry["json"]).stem)
+
+
+def deal(names: Sequence[str], seed: int) -> list[str]:
+    """Permute names at random in a single cycle: with two names or more, none stays in its place (Sattolo 1986)."""
+    dealt, draw = list(names), random.Random(seed)
+    for last in range(len(dealt) - 1, 0, -1):
+        other = draw.randrange(last)
+        dealt[last], dealt[other] = dealt[other], dealt[last]
+    return dealt
+
+
+class Clock(DatasetEvaluator):
+    """Reports progress, and the time an image takes.
+
+    Args:
+        dataset: named in the reports.
+        total: images that this process will see.
+        interval: seconds between reports.
+    """
+
+    def __init__(self, dataset: str, total: int, interval: float = 10.0) -> None:
+        self.dataset, self.total, self.interval = dataset, total, interval
+        self.reset()
+
+    def reset(self) -> None:
+        """Start."""
+        self.start = self.last = self.reported = time.perf_counter()
+        self.done = 0
+
+    def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
+        """Count a batch that has come out of the model."""
+        self.done += len(inputs)
+        self.last = time.perf_counter()
+        if self.last - self.reported >= self.interval and self.done < self.total:
+            self.reported = self.last
+            pace = (self.last - self.start) / self.done
+            left = time.strftime("%H:%M:%S", time.gmtime(pace * (self.total - self.done)))
+            logger.info(f"{self.dataset}  {self.done}/{self.total}  {pace:.2f} s an image  eta {left}")
+
+    def evaluate(self) -> dict[str, float]:
+        """Seconds an image, mean over those of this process."""
+        return {"seconds_per_image": (self.last - self.start) / max(self.done, 1)}
+
+
+class Pictures(DatasetEvaluator):
+    """Draws predictions beside the ground truth, ``FOLDER/IMAGE.jpg``.
+
+    Args:
+        dataset: a registered name.
+        folder: where pictures go.
+        every, count: draw one of ``every`` images, ``count`` at most in each process.
+        score, overlap: what is worth drawing, as :func:`score.detections.select` has it.
+    """
+
+    def __init__(
+        self, dataset: str, folder: Path, *, every: int, count: int, score: float = 0.2, overlap: float = 0.5
+    ) -> None:
+        self.names = list(MetadataCatalog.get(dataset).thing_classes)
+        self.records = {record["image_id"]: record for record in DatasetCatalog.get(dataset)}
+        self.stems = Counter(Path(record["file_name"]).stem for record in self.records.values())
+        self.folder, self.every, self.count, self.score, self.overlap = folder, every, count, score, overlap
+        self.reset()
+
+    def reset(self) -> None:
+        """Start."""
+        self.passed = self.drawn = 0
+
+    def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
+        """Draw an image if it is its turn."""
+        for item, output in zip(inputs, outputs, strict=True):
+            if self.passed % self.every == 0 and self.drawn < self.count:
+                self._draw(self.records[item["image_id"]], output)
+                self.drawn += 1
+            self.passed += 1
+
+    def _draw(self, record: Mapping[str, Any], output: Mapping[str, Any]) -> None:
+        found = select(encode_instances(output["instances"]), score=self.score, overlap=self.overlap)
+        image = read_image(record["file_name"], format="RGB")
+        picture = side_by_side(image, ground_truth(record), found, self.names)
+        stem = Path(record["file_name"]).stem
+        name = stem if self.stems[stem] == 1 else f"{stem}_{record['image_id']}"
+        path = self.folder / f"{name}.jpg"
+        write_whole(path, lambda partial: picture.save(partial, format="JPEG", quality=90))

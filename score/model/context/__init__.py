@@ -1,0 +1,1 @@
+"""Context modules: what the scene adds to regions (RAI) and to words (GCA)."""

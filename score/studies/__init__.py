@@ -1,0 +1,1 @@
+"""Questions asked of models and datasets: benchmarks, sweeps, ablations, their tables and reports."""

@@ -1,0 +1,20 @@
+"""GCA, as published: one shift an image, the same for every class."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+from score.model.context.gca import GlobalContextAdaptation
+
+
+def test_every_class_of_an_image_moves_alike() -> None:
+    torch.manual_seed(0)
+    gca = GlobalContextAdaptation(embed_dim=16, heads=4)
+    bank = F.normalize(torch.randn(5, 16), dim=-1)
+    scene = F.normalize(torch.randn(3, 16), dim=-1)
+    adapted = gca(bank, scene)
+    shift = adapted - bank
+    assert adapted.shape == (3, 5, 16)
+    torch.testing.assert_close(shift, shift[:, :1].expand_as(shift))
+    assert (shift[0, 0] - shift[1, 0]).abs().max() > 1e-3  # but images differ

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from score import runtime
+from score.errors import ConfigError
+
+
+def draw(*seed: int) -> tuple[float, float, float]:
+    runtime.seed_everything(*seed)
+    return random.random(), float(np.random.rand()), float(torch.rand(()))  # noqa: NPY002
+
+
+def test_seeding_covers_python_numpy_and_torch() -> None:
+    assert draw(42, 7) == draw(42, 7)
+    assert not set(draw(42, 7)) & set(draw(42, 8))
+    assert not set(draw(42, 7)) & set(draw(43, 7))
+
+
+def test_versions_name_what_decides_figures() -> None:
+    versions = runtime.versions()
+    assert {"python", "torch", "detectron2", "numpy", "hotcoco"} <= versions.keys()
+    assert versions["torch"].split("+")[0] == torch.__version__.split("+")[0]
+
+
+def test_auto_is_a_device_of_this_machine() -> None:
+    assert runtime.select_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert runtime.select_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["cuda:77", "gpu", "meta device"])
+def test_a_device_that_is_not_there_is_named(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"runtime.device={name}: not on this machine"):
+        runtime.select_device(name)
