@@ -18,7 +18,8 @@ from score.app.command import command
 
 @command("align")
 def main(config: DictConfig) -> None:
-    from score.engine import align, runtime  # not before the settings have been read: PyTorch takes seconds
+    from score import runtime
+    from score.engine import align  # not before the settings have been read: PyTorch takes seconds
     from score.files import check_writable
 
     runtime.log_to_stdout()
