@@ -22,10 +22,8 @@ CHOICE = ("score", "top_k", "overlap", "min_area", "per_class")
 
 @command("commands/predict")
 def main(config: DictConfig) -> None:
-    from score import (
-        prediction,  # not before the settings have been read: PyTorch takes seconds
-        runtime,
-    )
+    from score import runtime  # not before the settings have been read: PyTorch takes seconds
+    from score.app import prediction
     from score.engine import checks
     from score.segmenter import Segmenter
     from score.weights import folder
