@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,10 +15,11 @@ from PIL import Image
 from score.data.images import read_image
 from score.detections import Detection, encode_instances, select
 from score.errors import ConfigError, DataError
-from score.model.vocabulary import check
 
 if TYPE_CHECKING:
+    from score.model.classifier import Ensemble
     from score.model.score import SCORE
+    from score.model.vocabulary import Vocabulary
 
 ImageLike = NDArray[np.uint8] | Image.Image | str | Path
 
@@ -30,14 +31,27 @@ class Segmenter:
 
     Args:
         model: from :func:`score.load_model`.
+        ensemble: exponents; None for the model's own.
         shortest: an image is resized until its shorter side has so many pixels,
-        longest: or its longer side at most so many.
+        longest: or its longer side at most so many; None for what the model was made for.
     """
 
-    def __init__(self, model: SCORE, *, shortest: int = 512, longest: int = 800) -> None:
-        self.model = model.eval()
-        self.resize = ResizeShortestEdge(shortest, longest)
-        self.names: list[str] = []
+    def __init__(
+        self,
+        model: SCORE,
+        *,
+        ensemble: Ensemble | None = None,
+        shortest: int | None = None,
+        longest: int | None = None,
+    ) -> None:
+        self.model, self.ensemble = model.eval(), ensemble
+        self.resize = ResizeShortestEdge(shortest or model.resize.shortest, longest or model.resize.longest)
+        self.vocabulary: Vocabulary | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """The vocabulary."""
+        return self.vocabulary.names if self.vocabulary else []
 
     def set_vocabulary(self, names: Sequence[str]) -> None:
         """Say what to look for.
@@ -48,9 +62,7 @@ class Segmenter:
         Raises:
             ConfigError: the vocabulary is empty or says a name twice.
         """
-        names = check(names)
-        self.model.set_vocabulary(names)
-        self.names = names
+        self.vocabulary = self.model.vocabulary(names)
 
     @torch.inference_mode()
     def segment(
@@ -80,23 +92,15 @@ class Segmenter:
             ConfigError: no vocabulary has been set.
             DataError: the image cannot be read, or is none.
         """
-        if not self.names:
+        if self.vocabulary is None:
             raise ConfigError("no vocabulary; call set_vocabulary(['ship', 'storage tank']) before segment")
         pixels = as_array(image)
         height, width = pixels.shape[:2]
         resized = self.resize.get_transform(pixels).apply_image(pixels)
         tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))  # [3, h, w]
-        [output] = self._run([{"image": tensor, "height": height, "width": width, "image_id": 0}])
+        inputs = [{"image": tensor, "height": height, "width": width, "image_id": 0}]
+        [output] = self.model(inputs, self.vocabulary, ensemble=self.ensemble, masks="rle")
         return select(encode_instances(output["instances"]), score, top_k, overlap, min_area, per_class)
-
-    def _run(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The model's output with encoded masks: hundreds of full-size ones would not fit for a large image."""
-        selection = self.model.selection
-        before, selection.masks = selection.masks, "rle"
-        try:
-            return self.model(inputs)
-        finally:
-            selection.masks = before
 
 
 def as_array(image: ImageLike) -> NDArray[np.uint8]:

@@ -36,7 +36,7 @@ def tiny_model(names: Sequence[str], *overrides: str, seed: int = 0) -> tuple[SC
     config = tiny_config(*overrides)
     config.model.train_names = list(names)
     torch.manual_seed(seed)
-    return model_folder.build(config.model.network).eval(), config
+    return model_folder.build(config).eval(), config
 
 
 def tiny_folder(path: Path, names: Sequence[str], *overrides: str, seed: int = 0) -> Path:

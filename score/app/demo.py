@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import hydra
 from omegaconf import DictConfig
 
 from score.app.command import command
@@ -27,8 +26,7 @@ def main(config: DictConfig) -> None:
     trained = train(config, "tools/demo.py")
     rows = {name: json.loads((trained / "evaluation" / f"{name}.json").read_text()) for name in config.data.test}
     model, _ = folder.load(trained, runtime.select_device(config.runtime.device, config.runtime.threads))
-    mapper = hydra.utils.instantiate(config.input.test, _convert_="all")
-    shuffled = evaluate(model, SHIFTED, mapper, workers=config.runtime.workers, shuffle_vocabulary=config.seed)
+    shuffled = evaluate(model, SHIFTED, workers=config.runtime.workers, shuffle_vocabulary=config.seed)
     rows["... with its words shuffled"] = shuffled
     save_json(trained / "evaluation" / f"{SHIFTED}_shuffled.json", {**shuffled, "changes": ["shuffled"]})
 

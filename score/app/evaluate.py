@@ -5,9 +5,9 @@ Prints a table for each dataset and saves the figures with the settings, version
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
-import hydra
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from score.app.command import command, typed
@@ -34,16 +34,15 @@ def main(config: DictConfig) -> None:
         inference.choose(config.tasks, dataset)
         test_records(dataset, config.limit)
     model, trained = folder.load(config.model, device, config.overrides)
-    for key, value in config.ensemble.items():
-        if value is not None:
-            setattr(model.ensemble, key, float(value))
+    given = {key: float(value) for key, value in config.ensemble.items() if value is not None}
+    ensemble = dataclasses.replace(model.ensemble, **given)
     source = runtime.provenance(Path(config.model), device, trained.get("seed"), typed())
     rows = {}
     for dataset in datasets:
         results = inference.evaluate(
             model,
             dataset,
-            hydra.utils.instantiate(trained.input.test, _convert_="all"),
+            ensemble=ensemble,
             workers=config.runtime.workers,
             max_detections=config.max_detections,
             limit=config.limit,

@@ -5,6 +5,7 @@ Writes pictures and one COCO JSON; prints what was found in each image.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,12 +39,11 @@ def main(config: DictConfig) -> None:
     images = prediction.find_images(settings["images"])
     prediction.check_output(output, images)
     device = runtime.select_device(config.runtime.device, config.runtime.threads)
-    model, trained = folder.load(config.model, device, config.overrides)
-    for key, value in config.ensemble.items():
-        if value is not None:
-            setattr(model.ensemble, key, float(value))
-    size = {key: value or trained.input.test[key] for key, value in settings["resize"].items()}
-    segmenter = Segmenter(model, **size)
+    model, _ = folder.load(config.model, device, config.overrides)
+    given = {key: float(value) for key, value in config.ensemble.items() if value is not None}
+    ensemble = dataclasses.replace(model.ensemble, **given)
+    size = {key: value for key, value in settings["resize"].items() if value}
+    segmenter = Segmenter(model, ensemble=ensemble, **size)
     segmenter.set_vocabulary(names)
 
     found = prediction.predict(segmenter, images, output, choice, settings["picture"], report)

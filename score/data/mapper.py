@@ -119,8 +119,7 @@ class TestMapper:
 
     __test__ = False  # not a test case, whatever pytest makes of the name
 
-    def __init__(self, *, shortest: int = 512, longest: int = 800) -> None:
-        self.shortest, self.longest = shortest, longest
+    def __init__(self, shortest: int = 512, longest: int = 800) -> None:
         self._resize = T.ResizeShortestEdge([shortest, shortest], longest)
 
     def __call__(self, record: Record) -> Record:

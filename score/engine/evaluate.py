@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.detection_utils import read_image
-from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, inference_on_dataset
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, inference_context, inference_on_dataset
 from omegaconf import DictConfig, ListConfig
 
 from score.data import catalog
 from score.data.loaders import test_loader, test_records
+from score.data.mapper import TestMapper
 from score.detections import encode_instances, ground_truth, select
 from score.drawing import side_by_side
 from score.engine.evaluators import choose
 from score.engine.evaluators import evaluators as task_evaluators
 from score.errors import ConfigError
 from score.files import write_whole
+from score.model.classifier import Ensemble
 from score.model.score import SCORE
 from score.names import is_seen
 
@@ -33,8 +37,8 @@ MAX_DETECTIONS = 300  # COCO's cap as this field sets it
 def evaluate(
     model: SCORE,
     dataset: str,
-    mapper: Callable[[dict], dict],
     *,
+    ensemble: Ensemble | None = None,
     workers: int = 0,
     max_detections: int = MAX_DETECTIONS,
     limit: int | None = None,
@@ -47,9 +51,9 @@ def evaluate(
     """Score a model on a dataset, looking for that dataset's classes.
 
     Args:
-        model: a :class:`SCORE`; its vocabulary and mode are as before afterwards.
+        model: a :class:`SCORE`; its mode is as before afterwards.
         dataset: a registered name.
-        mapper: prepares an image for the model, such as :class:`score.data.mapper.TestMapper`.
+        ensemble: exponents; None for the model's own.
         workers: processes that read images, 0 for none beside this one.
         max_detections: of an image, over all classes.
         limit: score so many images only, evenly spread over the dataset.
@@ -66,7 +70,7 @@ def evaluate(
     """
     names = list(MetadataCatalog.get(dataset).thing_classes)
     seen = [is_seen(name, model.train_names) for name in names]
-    loader = test_loader(test_records(dataset, limit), mapper, workers)
+    loader = test_loader(test_records(dataset, limit), TestMapper(*model.resize), workers)
     chosen = choose(tasks, dataset)
     evaluators: list[DatasetEvaluator] = [
         Clock(dataset, len(loader)),
@@ -74,17 +78,18 @@ def evaluate(
     ]
     if pictures and picture_folder is not None:
         evaluators.append(Pictures(dataset, picture_folder, every=max(1, len(loader) // pictures), count=pictures))
-    before = model.names, model.selection.masks, model.semantic
-    model.set_vocabulary(names if shuffle_vocabulary is None else deal(names, shuffle_vocabulary))
-    model.semantic = "semantic" in chosen
-    model.selection.masks = "rle"  # 300 masks of a large image would not fit, and are encoded next anyway
-    try:
-        results = inference_on_dataset(model, loader, DatasetEvaluators(evaluators))
-    finally:
-        model.set_vocabulary(before[0])
-        model.selection.masks, model.semantic = before[1:]
+    ensemble = ensemble or model.ensemble
+    ask = functools.partial(
+        cast(Any, model),
+        vocabulary=model.vocabulary(names if shuffle_vocabulary is None else deal(names, shuffle_vocabulary)),
+        ensemble=ensemble,
+        masks="rle",  # 300 masks of a large image would not fit, and are encoded next anyway
+        semantic="semantic" in chosen,
+    )
+    with inference_context(model):
+        results = inference_on_dataset(ask, loader, DatasetEvaluators(evaluators))
     if results:
-        results["ensemble"] = {"alpha": model.ensemble.alpha, "beta": model.ensemble.beta}
+        results["ensemble"] = asdict(ensemble)
         results["shuffle_vocabulary"] = shuffle_vocabulary
     return dict(results)
 

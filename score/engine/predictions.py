@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ from torch import Tensor
 
 import score
 from score.data.loaders import test_loader
+from score.data.mapper import TestMapper
 from score.detections import RLE
 from score.engine.cache import CachedImage, PredictionCache
 from score.engine.evaluate import Clock
 from score.files import sha256
-from score.model.postprocess import encode_rle, regions
-from score.model.score import SCORE, Prediction
+from score.model.postprocess import binarise, encode_rle
+from score.model.score import SCORE, Prediction, Regions
+from score.model.towers.base import Scene
 from score.weights.folder import WEIGHTS
 
 COMBINING = ("ensemble", "selection", "criterion", "cache", "semantic")
@@ -52,7 +55,7 @@ def origin(folder: Path, model: SCORE, config: DictConfig) -> dict[str, Any]:
         "network": digest(settings),
         "backbone": model.backbone.identity,
         "scene": model.scene.identity if model.scene is not None else None,
-        "resize": digest(OmegaConf.to_container(config.input.test, resolve=True)),
+        "resize": list(model.resize),
     }
 
 
@@ -94,7 +97,6 @@ def predict(
     model: SCORE,
     names: Sequence[str],
     records: Sequence[dict[str, Any]],
-    mapper: Callable[[dict], dict],
     cache: PredictionCache,
     *,
     workers: int = 0,
@@ -104,10 +106,9 @@ def predict(
     """Run a model over the images that a cache lacks; every process does its share and waits for the others.
 
     Args:
-        model: its vocabulary and mode are as before afterwards.
+        model: its mode is as before afterwards.
         names: the words to look for.
         records: detectron2 dicts; each image is one batch.
-        mapper: prepares an image, such as :class:`score.data.mapper.TestMapper`.
         cache: takes every query of every image; complete for ``records`` afterwards.
         workers: processes that read images, 0 for none beside this one.
         embeds: keep embeddings as well, so that words can be changed later.
@@ -116,19 +117,15 @@ def predict(
     left = [record for record in records if record["image_id"] not in cache]
     comm.synchronize()  # before any process adds what another would no longer see as missing
     if left:
-        loader = test_loader(left, mapper, workers)
+        loader = test_loader(left, TestMapper(*model.resize), workers)
         clock = Clock(title, len(loader))
-        before = model.names
-        model.set_vocabulary(names)
-        try:
-            with inference_context(model), torch.no_grad():
-                for inputs in loader:
-                    prediction = model.predict(inputs)
-                    for index, item in enumerate(inputs):
-                        cache.add(encode(prediction, index, item, model.selection.chunk, embeds))
-                    clock.process(inputs, [])
-        finally:
-            model.set_vocabulary(before)
+        vocabulary = model.vocabulary(names)
+        with inference_context(model):
+            for inputs in loader:
+                prediction = model.predict(inputs, vocabulary)
+                for index, item in enumerate(inputs):
+                    cache.add(encode(prediction, index, item, model.selection.chunk, embeds))
+                clock.process(inputs, [])
     comm.synchronize()
 
 
@@ -144,19 +141,20 @@ def encode(
         chunk: masks upsampled at a time.
         embeds: keep embeddings as well.
     """
-    size = prediction.sizes[index]
+    regions = prediction.regions
+    size = regions.sizes[index]
     output = (int(item.get("height", size[0])), int(item.get("width", size[1])))
     quality: list[Tensor] = []
     rles: list[RLE] = []
-    for part in prediction.mask_logits[index].split(chunk):
-        inside, confidence = regions(part, prediction.padded, size, output)
+    for part in regions.mask_logits[index].split(chunk):
+        inside, confidence = binarise(part, regions.padded, size, output)
         quality.append(confidence)
         rles.extend(RLE(size=rle["size"], counts=rle["counts"]) for rle in encode_rle(inside))
     kept: dict[str, Tensor] = {}
     if embeds:
-        kept = {"class": prediction.class_embed[index], "region": prediction.region_embed[index]}
-        if prediction.scene_embed is not None:
-            kept["scene"] = prediction.scene_embed[index]
+        kept = {"class": regions.class_embed[index], "region": regions.region_embed[index]}
+        if regions.scene is not None:
+            kept |= {"scene": regions.scene.embed[index], "patches": regions.scene.patches[index]}
     return CachedImage(
         item["image_id"],
         output,
@@ -173,21 +171,17 @@ def renamed(model: SCORE, images: Iterator[CachedImage], names: Sequence[str]) -
     """Cached images as the model would have seen them with other words; only the text is encoded.
 
     Args:
-        model: the one that the predictions are of; its vocabulary is changed to ``names``.
+        model: the one that the predictions are of.
         images: with embeddings.
         names: the new words.
     """
-    model.set_vocabulary(names)
+    vocabulary = model.vocabulary(names)
     for image in images:
         assert image.embeds is not None, "kept by predict(embeds=True)"
         parts = {name: torch.from_numpy(value).unsqueeze(0).to(model.device) for name, value in image.embeds.items()}
-        in_logits, out_logits = model.classify(parts["class"], parts["region"], parts.get("scene"))
-        yield CachedImage(
-            image.image_id,
-            image.size,
-            in_logits[0].cpu().numpy(),
-            out_logits[0].cpu().numpy(),
-            image.quality,
-            image.rles,
-            image.embeds,
-        )
+        scene = Scene(parts["scene"], parts["patches"]) if "scene" in parts else None
+        no_masks = torch.empty(0)
+        regions = Regions(no_masks, parts["class"], parts["region"], scene, image.size, [image.size])
+        prediction = model.ask(regions, vocabulary)
+        in_logits, out_logits = prediction.in_logits[0].cpu().numpy(), prediction.out_logits[0].cpu().numpy()
+        yield replace(image, in_logits=in_logits, out_logits=out_logits)

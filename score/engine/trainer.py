@@ -87,9 +87,9 @@ def run(config: DictConfig, command: str) -> None:
         raise ConfigError(f"{output} is trained to the end, iteration {state['iteration'] + 1}; raise optim.iterations")
 
     runtime.seed_everything(config.seed)
-    model = model_folder.build(config.model.network).to(device)
+    model = model_folder.build(config).to(device)
     started = initialise(model, Path(config.init).expanduser()) if config.init and not state else None
-    model.text(model.train_names)  # the text bank in full precision, before any autocast
+    model.vocabulary(model.train_names)  # the text bank in full precision, before any autocast
     session = Session(config, model, data, tests, device, state)
     if comm.is_main_process():
         logger.info(progress.describe(model, data, tests, session.settings()))
@@ -130,7 +130,6 @@ class Session:
         self.amp = checks.precision(config.runtime.amp, device)
         optim = config.optim
         self.start = int(state["iteration"]) + 1 if state else 0
-        self.test_mapper = hydra.utils.instantiate(config.input.test, _convert_="all")
         decay = hydra.utils.instantiate(optim.decay, _convert_="all")
         self.schedule = warmed_up(decay, iterations=optim.iterations, warmup=optim.warmup, factor=optim.warmup_factor)
         groups = parameter_groups(model, optim.weight_decay, optim.no_decay)
@@ -224,7 +223,6 @@ class Session:
             results = evaluate(
                 self.model,
                 test.name,
-                self.test_mapper,
                 workers=self.config.runtime.workers,
                 max_detections=settings.max_detections,
                 limit=settings.limit,

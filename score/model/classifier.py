@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +53,7 @@ class InVocabulary(nn.Module):
         return similarity(class_embed, self.with_void(bank), [*counts, 1], scale)
 
 
+@dataclass(frozen=True, kw_only=True)
 class Ensemble:
     """Geometric mean of the two classifiers, weighted by whether a class was seen in training.
 
@@ -60,8 +62,8 @@ class Ensemble:
         beta: the same for unseen classes.
     """
 
-    def __init__(self, *, alpha: float, beta: float) -> None:
-        self.alpha, self.beta = alpha, beta
+    alpha: float
+    beta: float
 
     def __call__(self, in_logits: Tensor, out_logits: Tensor, seen: Tensor) -> Tensor:
         """Combine.

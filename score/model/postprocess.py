@@ -49,7 +49,7 @@ def best_pairs(log_probability: Tensor, top_k: int) -> tuple[Tensor, Tensor, Ten
     return scores, pairs // classes, pairs % classes
 
 
-def regions(
+def binarise(
     mask_logits: Tensor, padded: tuple[int, int], image: tuple[int, int], output: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
     """Masks ``[K, H, W]`` bool at the output size, and the mean probability inside each, ``[K]``."""
@@ -63,13 +63,11 @@ class InstanceSelection:
 
     Args:
         top_k: pairs kept, of all ``Q x C``; a query can appear under several classes.
-        masks: ``bits`` gives ``pred_masks`` (bool ``[K, H, W]``), ``rle`` gives ``pred_rles`` (a list, pairs of one
-            query sharing one encoding) and never holds more than ``chunk`` masks at full size.
         chunk: masks upsampled at a time.
     """
 
-    def __init__(self, *, top_k: int, masks: Literal["bits", "rle"], chunk: int) -> None:
-        self.top_k, self.masks, self.chunk = top_k, masks, chunk
+    def __init__(self, *, top_k: int, chunk: int) -> None:
+        self.top_k, self.chunk = top_k, chunk
 
     def __call__(
         self,
@@ -78,6 +76,7 @@ class InstanceSelection:
         padded: tuple[int, int],
         image: tuple[int, int],
         output: tuple[int, int],
+        masks: Literal["bits", "rle"] = "bits",
     ) -> Instances:
         """Select.
 
@@ -85,6 +84,8 @@ class InstanceSelection:
             log_probability: ``[Q, C + 1]`` of the ensemble, void last.
             mask_logits: ``[Q, h, w]``.
             padded, image, output: heights and widths: of the padded input, of the image in it, and of the result.
+            masks: ``bits`` gives ``pred_masks`` (bool ``[K, H, W]``), ``rle`` gives ``pred_rles`` (a list, pairs of one
+                query sharing one encoding) and never holds more than ``chunk`` masks at full size.
 
         Returns:
             ``scores`` (class probability times mean mask probability), ``pred_classes``, ``pred_boxes``, ``query``
@@ -95,10 +96,10 @@ class InstanceSelection:
 
         quality, boxes, bits, rles = [], [], [], []
         for part in mask_logits[distinct].split(self.chunk):
-            inside, confidence = regions(part, padded, image, output)
+            inside, confidence = binarise(part, padded, image, output)
             quality.append(confidence)
             boxes.append(tight_boxes(inside))
-            if self.masks == "rle":
+            if masks == "rle":
                 rles.extend(encode_rle(inside))
             else:
                 bits.append(inside)
@@ -107,7 +108,7 @@ class InstanceSelection:
         result.pred_classes = label
         result.pred_boxes = Boxes(torch.cat(boxes)[place])
         result.query = query
-        if self.masks == "rle":
+        if masks == "rle":
             result.pred_rles = [rles[index] for index in place.tolist()]
         else:
             result.pred_masks = torch.cat(bits)[place]

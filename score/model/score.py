@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from contextlib import AbstractContextManager
+from typing import Literal, NamedTuple
 
 import torch
 from detectron2.modeling import META_ARCH_REGISTRY
@@ -12,41 +13,67 @@ from torch import Tensor, nn
 
 from score.errors import ConfigError, WeightsError
 from score.model.classifier import Ensemble, InVocabulary, similarity
-from score.model.context.gca import GlobalContextAdaptation
-from score.model.context.rai import RegionAwareIntegration
+from score.model.context.base import RegionContext, TextContext
 from score.model.criterion import SetCriterion, Target
 from score.model.mask_decoder import ClassEmbedding, Head, MaskDecoder
 from score.model.pixel_decoder import PixelDecoder, Pixels
 from score.model.postprocess import InstanceSelection, semantic_map
 from score.model.towers.base import Scene, Tower, resize
-from score.model.vocabulary import TextBank, TextEncoder, check
+from score.model.vocabulary import TextEncoder, Vocabulary, check
 from score.names import is_seen
 
 STRIDE = 32  # the coarsest level: padded sizes are multiples of it
 
 
-class Prediction(NamedTuple):
-    """What the network says of a batch, before classes are combined and instances chosen.
+def stage(name: str) -> AbstractContextManager:
+    """Name a stage of the network; PyTorch's profiler reports its time under ``score: name``."""
+    return torch.profiler.record_function(f"score: {name}")
+
+
+class Resize(NamedTuple):
+    """The size that images are brought to in evaluation, in pixels.
 
     Attributes:
-        in_logits: ``[B, Q, C + 1]`` of the trained classifier, void last.
-        out_logits: ``[B, Q, C]`` of the frozen tower.
-        mask_logits: ``[B, Q, H/4, W/4]``.
-        padded: ``(H, W)`` of the padded input.
-        sizes: ``(height, width)`` of each image within it.
-        class_embed: ``[B, Q, E]``, what ``in_logits`` compares with words.
-        region_embed: ``[B, Q, E]``, what ``out_logits`` compares with words.
-        scene_embed: ``[B, E]`` of the whole image, None without a scene tower.
+        shortest: wished length of the shorter side.
+        longest: greatest length of the longer one.
     """
 
-    in_logits: Tensor
-    out_logits: Tensor
+    shortest: int = 512
+    longest: int = 800
+
+
+class Regions(NamedTuple):
+    """What the network finds in a batch, before any word is compared with it.
+
+    Attributes:
+        mask_logits: ``[B, Q, H/4, W/4]``.
+        class_embed: ``[B, Q, E]``, what the trained classifier compares with words.
+        region_embed: ``[B, Q, E]``, what the frozen tower compares with words.
+        scene: of the whole images, None without a scene tower.
+        padded: ``(H, W)`` of the padded input.
+        sizes: ``(height, width)`` of each image within it.
+    """
+
     mask_logits: Tensor
-    padded: tuple[int, int]
-    sizes: list[tuple[int, int]]
     class_embed: Tensor
     region_embed: Tensor
-    scene_embed: Tensor | None
+    scene: Scene | None
+    padded: tuple[int, int]
+    sizes: list[tuple[int, int]]
+
+
+class Prediction(NamedTuple):
+    """Regions compared with a vocabulary, before classes are combined and instances chosen.
+
+    Attributes:
+        regions: of the batch.
+        in_logits: ``[B, Q, C + 1]`` of the trained classifier, void last.
+        out_logits: ``[B, Q, C]`` of the frozen tower.
+    """
+
+    regions: Regions
+    in_logits: Tensor
+    out_logits: Tensor
 
 
 @META_ARCH_REGISTRY.register()
@@ -65,7 +92,9 @@ class SCORE(nn.Module):
         train_names: the training vocabulary.
         prompts: templates that class names are put into.
         cache: folder for text banks, or None.
-        semantic: also return ``sem_seg``.
+
+    Attributes:
+        resize: the size of images that it was made for; the published one until a folder or a run says another.
     """
 
     def __init__(
@@ -77,15 +106,14 @@ class SCORE(nn.Module):
         mask_decoder: MaskDecoder,
         class_embedding: ClassEmbedding,
         classifier: InVocabulary,
-        rai: RegionAwareIntegration | None,
-        gca: GlobalContextAdaptation | None,
+        rai: RegionContext | None,
+        gca: TextContext | None,
         criterion: SetCriterion,
         ensemble: Ensemble,
         selection: InstanceSelection,
         train_names: Sequence[str],
         prompts: Sequence[str],
         cache: str | None = None,
-        semantic: bool = False,
     ) -> None:
         super().__init__()
         needs_scene = rai is not None or gca is not None
@@ -104,10 +132,9 @@ class SCORE(nn.Module):
         self.class_embedding, self.classifier = class_embedding, classifier
         self.rai, self.gca = rai, gca
         self.criterion, self.ensemble, self.selection = criterion, ensemble, selection
-        self.semantic = semantic
         self.text = TextEncoder(backbone, prompts, cache)
         self.train_names = check(train_names)
-        self.set_vocabulary(self.train_names)
+        self.resize = Resize()
         for name, tower in (("backbone", self.backbone), ("scene", self.scene)):
             if tower is not None:
                 self.register_buffer(f"{name}_mean", torch.tensor(tower.pixel_mean).view(3, 1, 1), persistent=False)
@@ -118,42 +145,86 @@ class SCORE(nn.Module):
         """Where the model is."""
         return self.classifier.void.device
 
-    def set_vocabulary(self, names: Sequence[str]) -> None:
-        """Choose the words to look for in evaluation; training always uses ``train_names``.
+    def vocabulary(self, names: Sequence[str]) -> Vocabulary:
+        """Encode words to look for.
 
         Raises:
             ConfigError: the vocabulary is empty or says a name twice.
         """
-        self.names = check(names)
-        self.seen = torch.tensor([is_seen(name, self.train_names) for name in self.names])
+        bank = self.text(names)
+        seen = torch.tensor([is_seen(name, self.train_names) for name in names], device=self.device)
+        return Vocabulary(list(names), seen, bank.embeds.to(self.device), bank.counts)
 
-    def forward(self, inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
+    def forward(
+        self,
+        inputs: list[dict],
+        vocabulary: Vocabulary | None = None,
+        *,
+        ensemble: Ensemble | None = None,
+        masks: Literal["bits", "rle"] = "bits",
+        semantic: bool = False,
+    ) -> dict[str, Tensor] | list[dict]:
         """Losses in training, instances in evaluation.
 
         Args:
             inputs: detectron2 dicts: ``image`` ``[3, h, w]`` RGB in 0..255; in training ``instances`` with
                 ``gt_classes`` and ``gt_masks``; in evaluation optionally ``height`` and ``width`` of the result.
+            vocabulary: what to look for in evaluation, of :meth:`vocabulary`; None for the training vocabulary.
+            ensemble: exponents; None for the model's own.
+            masks: as :class:`InstanceSelection` returns them.
+            semantic: also return ``sem_seg``.
 
         Returns:
             Weighted losses by name, or a dict an image with ``instances`` (and ``sem_seg``).
         """
-        images = self._images(inputs)
         if self.training:
-            return self._losses(images, inputs)
-        prediction = self._predict(images)
-        return [self._result(prediction, index, item) for index, item in enumerate(inputs)]
+            return self._losses(self._images(inputs), inputs)
+        vocabulary = vocabulary or self.vocabulary(self.train_names)
+        prediction = self.predict(inputs, vocabulary)
+        chances = (ensemble or self.ensemble)(prediction.in_logits, prediction.out_logits, vocabulary.seen)
+        return [
+            self._result(prediction.regions, index, chances[index], item, masks, semantic)
+            for index, item in enumerate(inputs)
+        ]
 
     @torch.no_grad()
-    def predict(self, inputs: list[dict]) -> Prediction:
-        """The network's raw word on a batch, for the current vocabulary."""
-        return self._predict(self._images(inputs))
+    def look(self, inputs: list[dict]) -> Regions:
+        """Find regions in a batch of detectron2 dicts: all of the network that does not depend on words."""
+        images = self._images(inputs)
+        with stage("towers"):
+            pyramid, scene = self._towers(images.tensor)
+        with stage("pixel decoder"):
+            pixels = self.pixel_decoder(pyramid)
+        with stage("mask decoder"):
+            (head,) = self.mask_decoder(pixels.multiscale, pixels.mask_features, every_head=False)
+        with stage("regions"):
+            class_embed = self._class_embed(head, pixels, scene)
+            dense = pyramid["dense"]
+            region_embed = self.backbone.embed_regions(dense, resize(head.mask_logits, dense.shape[-2:]))
+        padded = (images.tensor.shape[-2], images.tensor.shape[-1])
+        sizes = [(int(height), int(width)) for height, width in images.image_sizes]
+        return Regions(head.mask_logits, class_embed, region_embed, scene, padded, sizes)
+
+    @torch.no_grad()
+    def ask(self, regions: Regions, vocabulary: Vocabulary) -> Prediction:
+        """Compare regions with words; the network does not run again."""
+        with stage("classes"):
+            bank = self._adapted(vocabulary.embeds, regions.scene, len(regions.class_embed))
+            in_logits = self.classifier(regions.class_embed, bank, vocabulary.counts)
+            scale = self.backbone.logit_scale
+            out_logits = similarity(regions.region_embed, vocabulary.embeds, vocabulary.counts, scale)
+        return Prediction(regions, in_logits, out_logits)
+
+    def predict(self, inputs: list[dict], vocabulary: Vocabulary) -> Prediction:
+        """:meth:`look`, then :meth:`ask`."""
+        return self.ask(self.look(inputs), vocabulary)
 
     def _images(self, inputs: list[dict]) -> ImageList:
         """Normalise each image, then pad with zeros to a common multiple of 32."""
         images = [(item["image"].to(self.device) - self.backbone_mean) / self.backbone_std for item in inputs]
         return ImageList.from_tensors(images, STRIDE)
 
-    def _encode(self, images: Tensor) -> tuple[dict[str, Tensor], Scene | None]:
+    def _towers(self, images: Tensor) -> tuple[dict[str, Tensor], Scene | None]:
         """Both frozen towers' view of the padded batch."""
         with torch.no_grad():
             pyramid = self.backbone.pyramid(images)
@@ -165,53 +236,28 @@ class SCORE(nn.Module):
                 images = (images * self.backbone_std + self.backbone_mean - self.scene_mean) / self.scene_std
             return pyramid, self.scene.encode_scene(images)
 
-    def classify(self, class_embed: Tensor, region_embed: Tensor, scene_embed: Tensor | None) -> tuple[Tensor, Tensor]:
-        """``in_logits`` and ``out_logits`` for the current vocabulary, of the embeddings of a :class:`Prediction`."""
-        text = self._bank(self.names)
-        bank = self._adapted(text.embeds, scene_embed, len(class_embed))
-        in_logits = self.classifier(class_embed, bank, text.counts)
-        return in_logits, similarity(region_embed, text.embeds, text.counts, self.backbone.logit_scale)
-
-    def _adapted(self, bank: Tensor, scene_embed: Tensor | None, batch: int) -> Tensor:
+    def _adapted(self, bank: Tensor, scene: Scene | None, batch: int) -> Tensor:
         """The text bank as each image's scene changes it, ``[B, S, E]``."""
-        if self.gca is None or scene_embed is None:
+        if self.gca is None or scene is None:
             return bank.expand(batch, -1, -1)
-        return self.gca(bank, scene_embed)
+        return self.gca(bank, scene)
 
     def _class_embed(self, head: Head, pixels: Pixels, scene: Scene | None) -> Tensor:
         """What one head's queries are compared with words by, ``[B, Q, E]``."""
         embed = self.class_embedding(head, pixels.mask_features)
         if self.rai is not None and scene is not None:
-            embed = self.rai(embed, head.mask_logits, scene.patches)
+            embed = self.rai(embed, head, scene)
         return embed
 
     def _losses(self, images: ImageList, inputs: list[dict]) -> dict[str, Tensor]:
-        pyramid, scene = self._encode(images.tensor)
-        text = self._bank(self.train_names)
-        bank = self._adapted(text.embeds, scene.embed if scene else None, len(inputs))
+        pyramid, scene = self._towers(images.tensor)
+        text = self.vocabulary(self.train_names)
+        bank = self._adapted(text.embeds, scene, len(inputs))
         pixels = self.pixel_decoder(pyramid)
         heads = self.mask_decoder(pixels.multiscale, pixels.mask_features, every_head=True)
         logits = [self.classifier(self._class_embed(head, pixels, scene), bank, text.counts) for head in heads]
         targets = [self._target(item, images.tensor.shape[-2:]) for item in inputs]
         return self.criterion([(c, head.mask_logits) for c, head in zip(logits, heads, strict=True)], targets)
-
-    def _predict(self, images: ImageList) -> Prediction:
-        pyramid, scene = self._encode(images.tensor)
-        pixels = self.pixel_decoder(pyramid)
-        (head,) = self.mask_decoder(pixels.multiscale, pixels.mask_features, every_head=False)
-        dense = pyramid["dense"]
-        embeds = (
-            self._class_embed(head, pixels, scene),
-            self.backbone.embed_regions(dense, resize(head.mask_logits, dense.shape[-2:])),
-            scene.embed if scene else None,
-        )
-        padded = (images.tensor.shape[-2], images.tensor.shape[-1])
-        sizes = [tuple(size) for size in images.image_sizes]
-        return Prediction(*self.classify(*embeds), head.mask_logits, padded, sizes, *embeds)
-
-    def _bank(self, names: Sequence[str]) -> TextBank:
-        bank = self.text(names)
-        return bank._replace(embeds=bank.embeds.to(self.device))
 
     def _target(self, item: dict, padded: torch.Size) -> Target:
         """Ground truth of one image, masks zero-padded as the image is."""
@@ -221,15 +267,17 @@ class SCORE(nn.Module):
         canvas[:, : masks.shape[-2], : masks.shape[-1]] = masks
         return Target(instances.gt_classes.to(self.device), canvas)
 
-    def _result(self, prediction: Prediction, index: int, item: dict) -> dict:
-        size = prediction.sizes[index]
+    def _result(
+        self, regions: Regions, index: int, chances: Tensor, item: dict, masks: Literal["bits", "rle"], semantic: bool
+    ) -> dict:
+        size = regions.sizes[index]
         output = (int(item.get("height", size[0])), int(item.get("width", size[1])))
-        seen = self.seen.to(self.device)
-        chances = self.ensemble(prediction.in_logits[index], prediction.out_logits[index], seen)
-        masks = prediction.mask_logits[index]
-        result = {"instances": self.selection(chances, masks, prediction.padded, size, output)}
-        if self.semantic:
-            result["sem_seg"] = semantic_map(chances, masks, prediction.padded, size, output, self.selection.chunk)
+        place = (regions.mask_logits[index], regions.padded, size, output)
+        with stage("instances"):
+            result = {"instances": self.selection(chances, *place, masks=masks)}
+        if semantic:
+            with stage("semantic map"):
+                result["sem_seg"] = semantic_map(chances, *place, self.selection.chunk)
         return result
 
     def trainable_state(self) -> dict[str, Tensor]:

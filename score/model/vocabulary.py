@@ -44,15 +44,28 @@ def check(names: Sequence[str]) -> list[str]:
 
 
 class TextBank(NamedTuple):
-    """Class embeddings of a vocabulary.
+    """Embeddings of words.
 
     Attributes:
-        names: the ``C`` class names as given.
         embeds: ``[S, E]``, one normalised row a synonym.
         counts: synonyms of each class; they sum to ``S``.
     """
 
+    embeds: Tensor
+    counts: list[int]
+
+
+class Vocabulary(NamedTuple):
+    """Classes to look for, as one model reads them.
+
+    Attributes:
+        names: the ``C`` class names as given.
+        seen: ``[C]`` bool, which of them (or a synonym) the model was trained on.
+        embeds, counts: their :class:`TextBank`.
+    """
+
     names: list[str]
+    seen: Tensor
     embeds: Tensor
     counts: list[int]
 
@@ -79,7 +92,7 @@ class TextEncoder:
         if key not in self._banks:
             words = [synonyms(name) for name in check(names)]
             embeds = self._embed([word for group in words for word in group])
-            self._banks[key] = TextBank(list(names), embeds, [len(group) for group in words])
+            self._banks[key] = TextBank(embeds, [len(group) for group in words])
         return self._banks[key]
 
     def _embed(self, words: list[str]) -> Tensor:

@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import hydra
 import torch
 from detectron2.data import MetadataCatalog
 from omegaconf import DictConfig
@@ -93,7 +92,6 @@ class Study:
     ) -> None:
         self.folder, self.device = folder, device
         self.model, self.config = model_folder.load(folder, device, overrides)
-        self.mapper = hydra.utils.instantiate(self.config.input.test, _convert_="all")
         self.origin = predictions.origin(folder, self.model, self.config)
         self.cache, self.workers, self.limit = cache, workers, limit
 
@@ -120,14 +118,11 @@ class Study:
 
     def semantic(self, dataset: str, alpha: float, beta: float) -> Metrics:
         """What :class:`SemanticEvaluator` says at one pair; maps of all classes are too large to be cached."""
-        ensemble = self.model.ensemble
-        before = ensemble.alpha, ensemble.beta
-        ensemble.alpha, ensemble.beta = alpha, beta
-        try:
-            found = evaluate(self.model, dataset, self.mapper, workers=self.workers, limit=self.limit, tasks="semantic")
-            return found["semantic"]
-        finally:
-            ensemble.alpha, ensemble.beta = before
+        ensemble = Ensemble(alpha=alpha, beta=beta)
+        found = evaluate(
+            self.model, dataset, ensemble=ensemble, workers=self.workers, limit=self.limit, tasks="semantic"
+        )
+        return found["semantic"]
 
     @contextmanager
     def predicted(self, dataset: str, embeds: bool = False) -> Iterator[Predicted]:
@@ -152,7 +147,6 @@ class Study:
                 self.model,
                 names,
                 records,
-                self.mapper,
                 cache,
                 workers=self.workers,
                 embeds=embeds,

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from score.errors import ConfigError, ScoreError, WeightsError
 from score.files import write_whole
-from score.model.score import SCORE
+from score.model.score import SCORE, Resize
 
 WEIGHTS, CONFIG, VOCABULARY, CARD = "model.safetensors", "config.yaml", "vocabulary.yaml", "README.md"
 FILES = (WEIGHTS, CONFIG, VOCABULARY, CARD)
@@ -109,7 +109,7 @@ def load(
     network = config.model.network
     network.train_names, network.prompts = vocabulary["names"], vocabulary["prompts"]
     _check_targets(folder, network)
-    model = build(network)
+    model = build(config)
     try:
         model.load_trainable(state)
     except WeightsError as error:
@@ -117,10 +117,15 @@ def load(
     return model.to(device).eval(), config
 
 
-def build(network: DictConfig) -> SCORE:
-    """Instantiate a model; what its parts complain about is raised as they raised it."""
+def build(config: DictConfig) -> SCORE:
+    """Build the model of a run's config; what its parts complain about is raised as they raised it.
+
+    ``config.model.network`` is all that is instantiated; ``config.input.test`` says the size of images.
+    """
     try:
-        return hydra.utils.instantiate(network, _convert_="all")
+        model: SCORE = hydra.utils.instantiate(config.model.network, _convert_="all")
+        model.resize = Resize(config.input.test.shortest, config.input.test.longest)
+        return model
     except hydra.errors.InstantiationException as error:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, ScoreError):

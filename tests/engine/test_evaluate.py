@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from PIL import Image
 
 from score.engine.evaluate import Clock, deal, evaluate, register
@@ -24,13 +24,12 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def setting() -> tuple[SCORE, DictConfig]:
-    return tiny_model(TRAINED, "input.test.shortest=64")
+def model() -> SCORE:
+    return tiny_model(TRAINED, "input.test.shortest=64")[0]
 
 
-def test_a_dataset_is_scored_with_its_own_names(dataset: str, setting: tuple[SCORE, DictConfig]) -> None:
-    model, config = setting
-    results = evaluate(model, dataset, instantiate(config.input.test))
+def test_a_dataset_is_scored_with_its_own_names(dataset: str, model: SCORE) -> None:
+    results = evaluate(model, dataset)
     assert {name: item["seen"] for name, item in results["per_class"].items()} == {
         "ship": True,
         "storage_tank": False,
@@ -42,45 +41,39 @@ def test_a_dataset_is_scored_with_its_own_names(dataset: str, setting: tuple[SCO
     assert results["seconds_per_image"] > 0
 
 
-def test_the_model_is_as_before_afterwards(dataset: str, setting: tuple[SCORE, DictConfig]) -> None:
-    model, config = setting
+def test_the_model_is_as_before_afterwards(dataset: str, model: SCORE) -> None:
     model.train()
-    model.set_vocabulary(["bridge"])
-    evaluate(model, dataset, instantiate(config.input.test), limit=1)
+    evaluate(model, dataset, limit=1)
     assert model.training
-    assert model.names == ["bridge"]
-    assert model.selection.masks == "bits"
     assert not model.backbone.training
     model.eval()
 
 
-def test_limit_scores_so_many_images_only(dataset: str, setting: tuple[SCORE, DictConfig]) -> None:
-    model, config = setting
-    results = evaluate(model, dataset, instantiate(config.input.test), limit=2)
+def test_limit_scores_so_many_images_only(dataset: str, model: SCORE) -> None:
+    results = evaluate(model, dataset, limit=2)
     assert results["images"] == 2
     assert sum(item["instances"] for item in results["per_class"].values()) == 4
 
 
-def test_max_detections_counts_over_all_classes(dataset: str, setting: tuple[SCORE, DictConfig]) -> None:
-    model, config = setting
-    assert evaluate(model, dataset, instantiate(config.input.test), max_detections=5)["detections"] == 30
+def test_max_detections_counts_over_all_classes(dataset: str, model: SCORE) -> None:
+    assert evaluate(model, dataset, max_detections=5)["detections"] == 30
 
 
-def test_pictures_are_spread_over_the_dataset(dataset: str, setting: tuple[SCORE, DictConfig], tmp_path: Path) -> None:
-    model, config = setting
-    evaluate(model, dataset, instantiate(config.input.test), pictures=3, picture_folder=tmp_path / "pictures")
+def test_pictures_are_spread_over_the_dataset(dataset: str, model: SCORE, tmp_path: Path) -> None:
+    evaluate(model, dataset, pictures=3, picture_folder=tmp_path / "pictures")
     drawn = sorted((tmp_path / "pictures").iterdir())
     assert [path.name for path in drawn] == ["001.jpg", "003.jpg", "005.jpg"]
     assert all(min(Image.open(path).size) >= 480 for path in drawn)
 
 
-def test_a_shuffled_vocabulary_looks_for_other_words_and_scores_the_true_ones(
-    dataset: str, setting: tuple[SCORE, DictConfig]
-) -> None:
-    model, config = setting
+def test_a_shuffled_vocabulary_looks_for_other_words_and_scores_the_true_ones(dataset: str, model: SCORE) -> None:
     said: list[list[str]] = []
-    hook = model.register_forward_pre_hook(lambda module, _: said.append(list(module.names)))
-    results = evaluate(model, dataset, instantiate(config.input.test), limit=1, shuffle_vocabulary=1)
+
+    def listen(_: SCORE, inputs: tuple, asked: dict[str, Any]) -> None:
+        said.append(asked["vocabulary"].names)
+
+    hook = model.register_forward_pre_hook(listen, with_kwargs=True)
+    results = evaluate(model, dataset, limit=1, shuffle_vocabulary=1)
     hook.remove()
     assert said == [deal(["ship", "storage_tank", "plane"], 1)]
     assert {name: item["seen"] for name, item in results["per_class"].items()} == {

@@ -19,7 +19,7 @@ def scene() -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_scores_are_class_times_mask_probability(scene: tuple[torch.Tensor, torch.Tensor]) -> None:
     chances, masks = scene
-    found = InstanceSelection(top_k=5, masks="bits", chunk=3)(chances, masks, *SIZES)
+    found = InstanceSelection(top_k=5, chunk=3)(chances, masks, *SIZES)
     full = upsample(masks, *SIZES)
     best = chances.softmax(-1)[:, :-1].flatten().topk(5)
     assert found.query.tolist() == (best.indices // 3).tolist()
@@ -32,8 +32,8 @@ def test_scores_are_class_times_mask_probability(scene: tuple[torch.Tensor, torc
 
 
 def test_run_lengths_are_the_same_masks(scene: tuple[torch.Tensor, torch.Tensor]) -> None:
-    bits = InstanceSelection(top_k=9, masks="bits", chunk=32)(*scene, *SIZES)
-    rle = InstanceSelection(top_k=9, masks="rle", chunk=2)(*scene, *SIZES)
+    bits = InstanceSelection(top_k=9, chunk=32)(*scene, *SIZES)
+    rle = InstanceSelection(top_k=9, chunk=2)(*scene, *SIZES, masks="rle")
     torch.testing.assert_close(bits.scores, rle.scores)
     assert not rle.has("pred_masks")
     for mask, code in zip(bits.pred_masks, rle.pred_rles, strict=True):
@@ -41,7 +41,7 @@ def test_run_lengths_are_the_same_masks(scene: tuple[torch.Tensor, torch.Tensor]
 
 
 def test_asking_for_more_than_there_is(scene: tuple[torch.Tensor, torch.Tensor]) -> None:
-    assert len(InstanceSelection(top_k=300, masks="bits", chunk=4)(*scene, *SIZES)) == 7 * 3
+    assert len(InstanceSelection(top_k=300, chunk=4)(*scene, *SIZES)) == 7 * 3
 
 
 def test_boxes_are_the_extent_of_the_mask() -> None:

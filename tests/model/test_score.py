@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -81,9 +82,9 @@ def test_an_image_without_objects_trains(build: Callable[..., SCORE]) -> None:
 
 
 def test_instances_in_evaluation(build: Callable[..., SCORE]) -> None:
-    model = build("model.network.semantic=true").eval()
+    model = build().eval()
     with torch.no_grad():
-        results = model(batch((64, 64), (50, 70)))
+        results = model(batch((64, 64), (50, 70)), semantic=True)
     found = results[1]["instances"]
     assert found.image_size == (100, 140)
     assert found.pred_masks.shape == (6 * 3, 100, 140) and found.pred_masks.dtype == torch.bool
@@ -94,29 +95,51 @@ def test_instances_in_evaluation(build: Callable[..., SCORE]) -> None:
 def test_a_batch_is_its_images(build: Callable[..., SCORE]) -> None:
     model = build().eval()
     items = batch((64, 64), (64, 64))
-    together, alone = model.predict(items), model.predict(items[1:])
+    words = model.vocabulary(["ship", "dam"])
+    together, alone = model.predict(items, words), model.predict(items[1:], words)
     torch.testing.assert_close(together.in_logits[1:], alone.in_logits, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(together.out_logits[1:], alone.out_logits, rtol=1e-4, atol=1e-4)
 
 
 def test_vocabulary_is_free_in_evaluation(build: Callable[..., SCORE]) -> None:
     model = build().eval()
-    model.set_vocabulary(["ship", "wind turbine", "solar farm", "airplane,plane"])
-    assert model.seen.tolist() == [True, False, False, True]
-    prediction = model.predict(batch((64, 64)))
+    vocabulary = model.vocabulary(["ship", "wind turbine", "solar farm", "airplane,plane"])
+    assert vocabulary.seen.tolist() == [True, False, False, True]
+    prediction = model.predict(batch((64, 64)), vocabulary)
     assert prediction.in_logits.shape == (1, 6, 5) and prediction.out_logits.shape == (1, 6, 4)
     for names in ([], ["ship", "Ship"]):
         with pytest.raises(ConfigError):
-            model.set_vocabulary(names)
-    assert len(model.names) == 4  # a refused vocabulary changes nothing
+            model.vocabulary(names)
+
+
+def test_questions_on_one_model_do_not_meet(build: Callable[..., SCORE]) -> None:
+    """Threads may share a model: what is asked of it is no part of its state."""
+    model = build().eval()
+    items = batch((64, 64))
+    few, many = model.vocabulary(["ship"]), model.vocabulary(["ship", "dam", "quay"])
+    alone = [model(items, words, masks="rle")[0]["instances"] for words in (few, many)]
+    with ThreadPoolExecutor(4) as pool:
+        asked = [few, many] * 6
+        found = list(pool.map(lambda words: model(items, words, masks="rle")[0]["instances"], asked))
+    for index, instances in enumerate(found):
+        assert instances.pred_classes.tolist() == alone[index % 2].pred_classes.tolist()
+        torch.testing.assert_close(instances.scores, alone[index % 2].scores)
+        assert instances.pred_rles == alone[index % 2].pred_rles
+
+
+def test_words_are_asked_without_looking_again(build: Callable[..., SCORE]) -> None:
+    model = build().eval()
+    regions = model.look(batch((64, 64)))
+    model.mask_decoder.forward = None  # what is called from here on does not run the network
+    first = model.ask(regions, model.vocabulary(["ship", "dam"]))
+    second = model.ask(regions, model.vocabulary(["dam", "quay", "ship"]))
+    torch.testing.assert_close(first.out_logits, second.out_logits[..., [2, 0]])
 
 
 def test_order_of_words_does_not_matter(build: Callable[..., SCORE]) -> None:
     model = build().eval()
-    model.set_vocabulary(["ship", "dam"])
-    first = model.predict(batch((64, 64)))
-    model.set_vocabulary(["dam", "ship"])
-    second = model.predict(batch((64, 64)))
+    first = model.predict(batch((64, 64)), model.vocabulary(["ship", "dam"]))
+    second = model.predict(batch((64, 64)), model.vocabulary(["dam", "ship"]))
     torch.testing.assert_close(first.in_logits[..., [1, 0, 2]], second.in_logits)
 
 

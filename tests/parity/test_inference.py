@@ -14,6 +14,7 @@ from score.model.postprocess import semantic_map, upsample
 from score.model.score import SCORE
 from score.model.towers.base import pool_regions, resize
 from score.model.towers.vit import ViTTower
+from score.model.vocabulary import Vocabulary
 from score.names import synonyms
 from tests.parity.conftest import ROWS, Case, compare, unpack
 
@@ -24,18 +25,17 @@ def arrays(case: Case) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture
-def model(model: SCORE, case: Case) -> SCORE:
-    model.set_vocabulary(case.config["test_vocabulary"])
-    return model
+def words(model: SCORE, case: Case) -> Vocabulary:
+    return model.vocabulary(case.config["test_vocabulary"])
 
 
 @pytest.fixture
-def encoded(model: SCORE, case: Case, arrays: dict[str, np.ndarray]) -> dict:
+def encoded(model: SCORE, words: Vocabulary, case: Case, arrays: dict[str, np.ndarray]) -> dict:
     """The stages of one forward pass, in order."""
     with torch.no_grad():
         images = model._images(case.inputs(arrays))
-        pyramid, scene = model._encode(images.tensor)
-        bank = model._adapted(model.text(model.names).embeds, scene.embed, 2)
+        pyramid, scene = model._towers(images.tensor)
+        bank = model._adapted(words.embeds, scene, len(images))
         pixels = model.pixel_decoder(pyramid)
         heads = model.mask_decoder(pixels.multiscale, pixels.mask_features, every_head=True)
     return {"images": images, "pyramid": pyramid, "scene": scene, "bank": bank, "pixels": pixels, "heads": heads}
@@ -44,8 +44,7 @@ def encoded(model: SCORE, case: Case, arrays: dict[str, np.ndarray]) -> dict:
 @pytest.mark.parametrize("which", ["train", "test"])
 def test_text(model: SCORE, case: Case, arrays: dict[str, np.ndarray], which: str) -> None:
     names = case.config[f"{which}_vocabulary"]
-    words = [word for name in names for word in synonyms(name)]
-    texts = [prompt.format(word) for word in words for prompt in model.text.prompts]
+    texts = [prompt.format(word) for name in names for word in synonyms(name) for prompt in model.text.prompts]
     compare(f"text_{which}_token_ids", model.backbone.tokenizer(texts).numpy(), arrays[f"text_{which}_token_ids"])
     compare(f"text_{which}_prompt_embed", model.backbone.encode_text(texts), arrays[f"text_{which}_prompt_embed"])
     bank = model.text(names)
@@ -142,7 +141,7 @@ def test_attention_masks(model: SCORE, encoded: dict, arrays: dict[str, np.ndarr
         compare(f"head{index}_attn_mask", all_heads.numpy(), unpack(arrays, f"head{index}_attn_mask"))
 
 
-def test_heads(model: SCORE, encoded: dict, arrays: dict[str, np.ndarray], case: Case) -> None:
+def test_heads(model: SCORE, words: Vocabulary, encoded: dict, arrays: dict[str, np.ndarray], case: Case) -> None:
     features, patches = encoded["pixels"].mask_features, encoded["scene"].patches
     assert model.rai.kernel == case.config["inference"]["fixed_kernel_size"]
     for index, head in enumerate(encoded["heads"]):
@@ -162,30 +161,30 @@ def test_heads(model: SCORE, encoded: dict, arrays: dict[str, np.ndarray], case:
             compare(f"{key}_scene_pooled", pool_regions(patches, on_grid > 0), arrays[f"{key}_scene_pooled"])
             seen: list[torch.Tensor] = []
             handle = model.rai.transformer.register_forward_pre_hook(lambda _m, args, seen=seen: seen.append(args[0]))
-            refined = model.rai(embed, head.mask_logits, patches)
+            refined = model.rai(embed, head, encoded["scene"])
             handle.remove()
             compare(f"{key}_rai_input", seen[0], arrays[f"{key}_rai_input"])
             compare(f"{key}_rai_output", refined.flatten(0, 1).unsqueeze(1), arrays[f"{key}_rai_output"])
-            logits = model.classifier(refined, encoded["bank"], model.text(model.names).counts)
+            logits = model.classifier(refined, encoded["bank"], words.counts)
             compare(f"{key}_class_logits", logits, arrays[f"{key}_class_logits"])
 
 
-def test_prediction(model: SCORE, case: Case, arrays: dict[str, np.ndarray]) -> None:
+def test_prediction(model: SCORE, words: Vocabulary, case: Case, arrays: dict[str, np.ndarray]) -> None:
     inputs = case.inputs(arrays)
-    prediction = model.predict(inputs)
+    prediction = model.predict(inputs, words)
     compare(
         "class_logits (model.predict)",
         prediction.in_logits,
         arrays[f"head{len(model.mask_decoder.layers)}_class_logits"],
     )
-    bank = model.text(model.names)
-    compare("text_bank_plain", model.classifier.with_void(bank.embeds[None])[0], arrays["text_bank_plain"])
+    compare("text_bank_plain", model.classifier.with_void(words.embeds[None])[0], arrays["text_bank_plain"])
     compare("out_vocab_logits", prediction.out_logits, arrays["out_vocab_logits"][..., :-1])
-    compare("overlap_mask", model.seen.long().numpy(), arrays["overlap_mask"])
+    compare("overlap_mask", words.seen.long().numpy(), arrays["overlap_mask"])
     for index, (alpha, beta) in enumerate(case.config["ensemble_alpha_beta_pairs"]):
-        combined = Ensemble(alpha=alpha, beta=beta)(prediction.in_logits, prediction.out_logits, model.seen)
+        combined = Ensemble(alpha=alpha, beta=beta)(prediction.in_logits, prediction.out_logits, words.seen)
         compare(f"ensemble_logprob_pair{index}", combined, arrays[f"ensemble_logprob_pair{index}"])
-    full = upsample(prediction.mask_logits.flatten(0, 1), prediction.padded, prediction.padded, prediction.padded)
+    padded = prediction.regions.padded
+    full = upsample(prediction.regions.mask_logits.flatten(0, 1), padded, padded, padded)
     compare(
         "mask_logits_upsampled",
         full.view_as(torch.from_numpy(arrays["mask_logits_upsampled"])),
@@ -205,10 +204,10 @@ def test_out_of_vocabulary(model: SCORE, encoded: dict, arrays: dict[str, np.nda
     compare("out_vocab_logits (with void)", logits, arrays["out_vocab_logits"])
 
 
-def test_instances(model: SCORE, case: Case, arrays: dict[str, np.ndarray]) -> None:
-    model.ensemble.alpha, model.ensemble.beta = case.config["ensemble_alpha_beta_pairs"][0]
+def test_instances(model: SCORE, words: Vocabulary, case: Case, arrays: dict[str, np.ndarray]) -> None:
+    alpha, beta = case.config["ensemble_alpha_beta_pairs"][0]
     with torch.no_grad():
-        results = model(case.inputs(arrays))
+        results = model(case.inputs(arrays), words, ensemble=Ensemble(alpha=alpha, beta=beta))
     for index, result in enumerate(results):
         found, key = result["instances"], f"img{index}"
         recorded = np.lexsort((arrays[f"{key}_classes"], arrays[f"{key}_query"]))
@@ -223,10 +222,11 @@ def test_instances(model: SCORE, case: Case, arrays: dict[str, np.ndarray]) -> N
         compare(f"{key}_masks", found.pred_masks.numpy()[ours], unpack(arrays, f"{key}_masks")[recorded])
 
 
-def test_semantic(model: SCORE, case: Case, arrays: dict[str, np.ndarray]) -> None:
-    prediction = model.predict(case.inputs(arrays))
+def test_semantic(model: SCORE, words: Vocabulary, case: Case, arrays: dict[str, np.ndarray]) -> None:
+    prediction = model.predict(case.inputs(arrays), words)
+    regions = prediction.regions
     alpha, beta = case.config["ensemble_alpha_beta_pairs"][0]
-    combined = Ensemble(alpha=alpha, beta=beta)(prediction.in_logits, prediction.out_logits, model.seen)
+    combined = Ensemble(alpha=alpha, beta=beta)(prediction.in_logits, prediction.out_logits, words.seen)
     output = tuple(case.config["output_sizes"][1])
-    got = semantic_map(combined[1], prediction.mask_logits[1], prediction.padded, prediction.sizes[1], output, chunk=7)
+    got = semantic_map(combined[1], regions.mask_logits[1], regions.padded, regions.sizes[1], output, chunk=7)
     compare("img1_semantic", got, arrays["img1_semantic"])

