@@ -6,14 +6,11 @@ one's card.
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
-from typing import Any, cast
 
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from score.app.command import command
+from score.app.command import command, plain, typed
 
 
 @command("align")
@@ -26,9 +23,9 @@ def main(config: DictConfig) -> None:
     output = Path(config.output)
     check_writable(output.parent)
     found = align.run(
-        cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True)),
+        plain(config),
         runtime.select_device(config.runtime.device, config.runtime.threads),
-        shlex.join(["tools/align.py", *HydraConfig.get().overrides.task]),
+        typed(),
     )
     for dataset, figures in found.items():
         print(f"{dataset}: mean {sum(figures.values()) / len(figures):.3f}")

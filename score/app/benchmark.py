@@ -13,7 +13,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from score.app.command import CONFIGS, command, typed
+from score.app.command import CONFIGS, command, plain, typed
 
 
 @command("commands/benchmark")
@@ -42,7 +42,7 @@ def main(config: DictConfig) -> None:
     )
     manifest = {
         **came_from,
-        "config": OmegaConf.to_container(config, resolve=True),
+        "config": plain(config),
         "benchmark": asdict(benchmark),
         "trained_with": OmegaConf.to_container(study.config, resolve=True),
         "origin": study.origin,

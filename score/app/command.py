@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import difflib
 import functools
+import io
 import os
 import re
 import shlex
@@ -14,10 +14,11 @@ import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, cast
 
 import hydra
 import yaml
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -61,8 +62,8 @@ def command(config: str, words: Sequence[str] = ()) -> Callable[[Callable[[DictC
                     break
                 sys.argv[place] = f"{key}={sys.argv[place]}"
             sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))  # anywhere
-            argparse.ArgumentParser.error = _refuse  # type: ignore[method-assign]
             with _one_line_errors(folder, name):
+                _check_options()
                 if {"-h", "--help"} & set(sys.argv[1:]):
                     print(_help(folder, name, sys.modules[main.__module__].__doc__ or ""))
                 else:
@@ -89,9 +90,17 @@ def _help(folder: Path, name: str, doc: str) -> str:
     )
 
 
-def _refuse(parser: argparse.ArgumentParser, message: str) -> NoReturn:
-    """In place of several lines of usage."""
-    raise ConfigError(f"{message}; settings are written KEY=VALUE, --help says more")
+def _check_options() -> None:
+    """Refuse in one line what Hydra's parser would refuse in several of usage."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            get_args_parser().parse_args()
+    except SystemExit as end:
+        if not end.code:
+            raise
+        message = said.getvalue().rpartition("error: ")[2].strip()
+        raise ConfigError(f"{message}; settings are written KEY=VALUE, --help says more") from None
 
 
 def _check_kinds(settings: DictConfig, defaults: dict[str, Any]) -> None:
@@ -128,6 +137,15 @@ def typed() -> str:
     """The command that is running, as it was typed."""
     hydra_config = HydraConfig.get()
     return shlex.join([f"tools/{hydra_config.job.name}.py", *hydra_config.overrides.task])
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """Settings as dictionaries and lists, all that they refer to filled in.
+
+    Raises:
+        MissingMandatoryValue: one that must be given was not.
+    """
+    return cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
 
 
 def explain(error: BaseException, folder: Path, name: str) -> str:

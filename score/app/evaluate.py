@@ -8,9 +8,9 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig
 
-from score.app.command import command, typed
+from score.app.command import command, plain, typed
 
 
 @command("commands/evaluate")
@@ -49,7 +49,7 @@ def main(config: DictConfig) -> None:
             shuffle_vocabulary=config.shuffle_vocabulary,
             pictures=config.pictures,
             picture_folder=output / "pictures" / dataset,
-            tasks=OmegaConf.to_container(config.tasks) if isinstance(config.tasks, ListConfig) else config.tasks,
+            tasks=plain(config)["tasks"],
             min_score=config.min_score,
             background=config.background,
             labels=Path(config.labels) if config.labels else None,

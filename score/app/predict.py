@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from score.app.command import command
+from score.app.command import command, plain
 
 if TYPE_CHECKING:
     from score.app.prediction import Prediction
@@ -31,7 +31,7 @@ def main(config: DictConfig) -> None:
 
     checks.check_numbers(config)
     runtime.log_to_stdout()
-    settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    settings = plain(config)
     choice = {key: settings[key] for key in CHOICE}
     output = Path(settings["output"])
     prediction.check_choice(choice, settings["picture"])

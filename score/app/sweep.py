@@ -6,11 +6,12 @@ the others. Other caps (``top_k=[100,300]``) and other words for classes (``name
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from score.app.command import command, typed
+from score.app.command import command, plain, typed
 
 
 @command("commands/sweep")
@@ -38,7 +39,7 @@ def main(config: DictConfig) -> None:
     study = Study.configured(config)
     came_from = study.provenance(typed())
     caps = [config.top_k] if isinstance(config.top_k, int) else list(config.top_k)
-    words = OmegaConf.to_container(config.names) if config.names else None
+    words = plain(config)["names"]
     grid = {"alphas": list(config.alphas), "betas": list(config.betas), "max_detections": config.max_detections}
     picked = None
     if validation:
@@ -55,7 +56,7 @@ def main(config: DictConfig) -> None:
             tuned = shared[dataset] > 0
             print(sweeps.verdict(found, dataset, config.group, config.metric, picked, exact, tuned))
             picture = heat_map(found, config.group, config.metric, name)
-            write_whole(output / f"{name}.png", lambda partial, picture=picture: partial.write_bytes(picture))
+            write_whole(output / f"{name}.png", functools.partial(Path.write_bytes, data=picture))
             classes = MetadataCatalog.get(dataset).thing_classes
             facts = {"dataset": dataset, "limit": config.limit, "top_k": cap, "names": words}
             chosen = {"group": config.group, "metric": config.metric, "picked": picked, "tuned_on_target": tuned}

@@ -7,11 +7,16 @@ that are named right (random weights: 0.07 and 0.08).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
 from score.app.command import CONFIGS, command
+
+if TYPE_CHECKING:
+    from score.weights.registry import Published
 
 HEAD = f"{'':18} {'architecture':20} {'size':>8}  {'licence':16} "
 
@@ -40,7 +45,7 @@ def main(config: DictConfig) -> None:
         raise ConfigError(f"action={config.action}: not one of list, fetch, check")
 
 
-def show(known: dict, folder: Path | None) -> None:
+def show(known: Mapping[str, Published], folder: Path | None) -> None:
     """Every tower in three lines: facts, its file, and where that is or is published."""
     print(f"{HEAD}SHA-256\n{'-' * 80}")
     for tower in known.values():
@@ -53,7 +58,7 @@ def show(known: dict, folder: Path | None) -> None:
     print(f"{'-' * 80}\nfetch puts files in {folder or 'folder=FOLDER, or the one that SCORE_WEIGHTS names'}")
 
 
-def look(tower, folder: Path | None, threads: int | None) -> bool:
+def look(tower: Published, folder: Path | None, threads: int | None) -> bool:
     """Open one tower and print what it is; False if its file is there and cannot be used."""
     from score import runtime
     from score.errors import WeightsError

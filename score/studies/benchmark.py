@@ -26,7 +26,7 @@ from score.studies.study import Study
 from score.studies.tables import save_json
 
 logger = logging.getLogger(__name__)
-EVALUATORS = ("evaluation", "detections.py", "engine/study.py")
+EVALUATORS = ("evaluation", "detections.py", "studies/study.py")
 """Sources that figures come from, given predictions."""
 
 
