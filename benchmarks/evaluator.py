@@ -20,8 +20,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from score.data import catalog
-from score.detections import Detection, encode_segmentation
+from score.detections import Detection
 from score.evaluation.coco import METRICS, IouType, coco_metrics
+from score.masks import encode_shape
 from score.model.classifier import Ensemble
 from score.studies.study import Predicted, Study
 
@@ -35,7 +36,7 @@ def prepare(
     annotations: list[dict[str, Any]] = []
     for record in records:
         for item in record["annotations"]:
-            rle = encode_segmentation(item["segmentation"], record["height"], record["width"])
+            rle = encode_shape(item["segmentation"], record["height"], record["width"])
             fields = {"id": len(annotations) + 1, "image_id": record["image_id"], "segmentation": rle}
             shape = {"area": item["area"], "bbox": item["bbox"], "iscrowd": item["iscrowd"]}
             annotations.append({**fields, **shape, "category_id": item["category_id"] + 1})

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from pycocotools import mask as coco_mask
 
-from score.detections import RLE
 from score.engine.cache import CachedImage
 from score.evaluation.coco import coco_metrics
 from score.evaluation.sweep import candidates, sweep
+from score.masks import RLE
 from score.model.classifier import Ensemble
 
 HEIGHT, WIDTH, CLASSES, SEEN = 600, 900, 10, 7

@@ -4,24 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
-from score.errors import DataError
-from score.model.postprocess import encode_rle
+from score import masks
+from score.masks import RLE
 
 if TYPE_CHECKING:
     from detectron2.structures import Instances
-
-
-class RLE(TypedDict):
-    """COCO's compressed run-length encoding: ``size`` is ``[height, width]``, ``counts`` is ASCII."""
-
-    size: list[int]
-    counts: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +23,7 @@ class Detection:
     Attributes:
         label: position of its name in the vocabulary.
         score: 0 .. 1; 1 for ground truth.
-        rle: its mask at the size of the image.
+        rle: its mask, of the whole image or a window of it.
     """
 
     label: int
@@ -40,19 +32,18 @@ class Detection:
 
     @property
     def mask(self) -> NDArray[np.bool_]:
-        """The mask ``[H, W]``, decoded anew at each call."""
-        return coco_mask.decode(self.rle).astype(bool)
+        """The mask ``[H, W]`` of the image or the window, decoded anew at each call."""
+        return masks.decode(self.rle)
 
     @property
     def area(self) -> int:
         """Pixels in the mask."""
-        return int(coco_mask.area(self.rle))
+        return masks.area(self.rle)
 
     @property
     def box(self) -> tuple[int, int, int, int]:
         """The mask's extent ``x, y, width, height`` in pixels, as COCO writes it."""
-        x, y, width, height = (int(v) for v in coco_mask.toBbox(self.rle))
-        return x, y, width, height
+        return masks.box(self.rle)
 
 
 def encode_instances(instances: Instances, chunk: int = 16) -> list[Detection]:
@@ -69,36 +60,16 @@ def encode_instances(instances: Instances, chunk: int = 16) -> list[Detection]:
     if instances.has("pred_rles"):
         rles = instances.pred_rles
     else:
-        rles = [rle for masks in instances.pred_masks.split(chunk) for rle in encode_rle(masks)]
+        rles = [rle for bits in instances.pred_masks.split(chunk) for rle in masks.encode(bits)]
     found = zip(instances.pred_classes.tolist(), instances.scores.tolist(), rles, strict=True)
     return [Detection(label, score, rle) for label, score, rle in found]
-
-
-def encode_segmentation(segmentation: Any, height: int, width: int) -> RLE:
-    """Encode COCO ground truth: polygons, or RLE whose counts are a list, a string or bytes.
-
-    Raises:
-        DataError: the RLE has another size than the image.
-    """
-    size = [height, width]
-    if not isinstance(segmentation, Mapping):
-        rle = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
-    elif list(segmentation["size"]) != size:
-        stated = list(segmentation["size"])
-        raise DataError(f"a mask of size {stated} in an image of height, width {size}; prepare the annotations again")
-    elif isinstance(segmentation["counts"], list):
-        rle = coco_mask.frPyObjects(dict(segmentation), height, width)
-    else:
-        rle = segmentation
-    counts = rle["counts"]
-    return RLE(size=size, counts=counts.decode("ascii") if isinstance(counts, bytes) else counts)
 
 
 def ground_truth(record: Mapping[str, Any]) -> list[Detection]:
     """The objects of one detectron2 dataset dict, crowds left out, as detections of score 1."""
     height, width = record["height"], record["width"]
     return [
-        Detection(item["category_id"], 1.0, encode_segmentation(item["segmentation"], height, width))
+        Detection(item["category_id"], 1.0, masks.encode_shape(item["segmentation"], height, width))
         for item in record.get("annotations", ())
         if not item.get("iscrowd", 0)
     ]
@@ -134,7 +105,7 @@ def select(
 
 def _suppress(best_first: list[Detection], overlap: float, per_class: bool) -> list[Detection]:
     rles = [item.rle for item in best_first]
-    clash = coco_mask.iou(rles, rles, [0] * len(rles)) > overlap  # [K, K]
+    clash = masks.iou(rles, rles) > overlap  # [K, K]
     if per_class:
         labels = np.array([item.label for item in best_first])
         clash &= labels[:, None] == labels

@@ -6,8 +6,9 @@ import torch
 from detectron2.structures import Instances
 from pycocotools import mask as coco_mask
 
-from score.detections import Detection, encode_instances, encode_segmentation, ground_truth, select
+from score.detections import Detection, encode_instances, ground_truth, select
 from score.errors import DataError
+from score.masks import encode_shape
 
 
 def square(label: int, score: float, x: int, side: int = 10) -> Detection:
@@ -68,4 +69,4 @@ def test_ground_truth_leaves_crowds_out() -> None:
 
 def test_a_mask_of_another_size_is_refused() -> None:
     with pytest.raises(DataError, match="size"):
-        encode_segmentation(square(0, 1, 0).rle, 41, 60)
+        encode_shape(square(0, 1, 0).rle, 41, 60)

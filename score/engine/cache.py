@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from score.detections import RLE, Detection
+from score.detections import Detection
 from score.errors import OutputError, WeightsError
+from score.masks import RLE
 from score.model.classifier import Ensemble
 from score.model.postprocess import best_pairs
 

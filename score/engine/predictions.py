@@ -17,13 +17,14 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 import score
+from score import masks
 from score.data.loaders import test_loader
 from score.data.mapper import TestMapper
-from score.detections import RLE
 from score.engine.cache import CachedImage, PredictionCache
 from score.engine.evaluate import Clock
 from score.files import sha256
-from score.model.postprocess import binarise, encode_rle
+from score.masks import RLE
+from score.model.postprocess import binarise
 from score.model.score import SCORE, Prediction, Regions
 from score.model.towers.base import Scene
 from score.weights.folder import WEIGHTS
@@ -32,7 +33,7 @@ COMBINING = ("ensemble", "selection", "criterion", "cache", "semantic")
 """Settings of the network that leave its raw predictions as they are."""
 PLACES = ("folder", "weights", "published")
 """Settings of a tower that say where it is found; what it is stands in its identity."""
-CODE = ("model", "data/mapper.py", "data/images.py", "engine/predictions.py")
+CODE = ("model", "masks.py", "data/mapper.py", "data/images.py", "engine/predictions.py")
 """Sources that predictions come from."""
 
 
@@ -149,7 +150,7 @@ def encode(
     for part in regions.mask_logits[index].split(chunk):
         inside, confidence = binarise(part, regions.padded, size, output)
         quality.append(confidence)
-        rles.extend(RLE(size=rle["size"], counts=rle["counts"]) for rle in encode_rle(inside))
+        rles.extend(masks.encode(inside))
     kept: dict[str, Tensor] = {}
     if embeds:
         kept = {"class": regions.class_embed[index], "region": regions.region_embed[index]}

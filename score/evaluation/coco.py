@@ -17,9 +17,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
-from score.detections import Detection, encode_instances, encode_segmentation
+from score import masks
+from score.detections import Detection, encode_instances
 from score.errors import ConfigError, DataError
 from score.names import synonyms
 
@@ -252,15 +252,15 @@ def _annotations(record: Mapping[str, Any], image_id: int) -> list[dict[str, Any
     annotations = []
     # COCO takes the id 0 for "not matched", so every id is given anew
     for number, item in enumerate(record.get("annotations", ()), start=1):
-        rle = encode_segmentation(item["segmentation"], record["height"], record["width"])
+        rle = masks.encode_shape(item["segmentation"], record["height"], record["width"])
         annotations.append(
             {
                 "id": number,
                 "image_id": image_id,
                 "category_id": item["category_id"] + 1,
                 "segmentation": rle,
-                "area": float(item.get("area", coco_mask.area(rle))),
-                "bbox": list(item.get("bbox") or coco_mask.toBbox(rle).tolist()),
+                "area": float(item.get("area", masks.area(rle))),
+                "bbox": list(item.get("bbox") or masks.box(rle)),
                 "iscrowd": int(item.get("iscrowd", 0)),
             }
         )

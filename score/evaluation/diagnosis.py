@@ -13,8 +13,9 @@ import hotcoco
 import numpy as np
 from numpy.typing import NDArray
 
-from score.detections import Detection, encode_segmentation
+from score.detections import Detection
 from score.evaluation.coco import CocoScorer
+from score.masks import encode_shape
 
 CURVE_IOUS = (0.5, 0.75)
 """The mask IoU of each set of curves."""
@@ -133,7 +134,7 @@ def _truth(record: Mapping[str, Any]) -> list[dict[str, Any]]:
             "id": number,  # COCO takes the id 0 for "not matched"
             "image_id": 1,
             "category_id": item["category_id"],
-            "segmentation": encode_segmentation(item["segmentation"], record["height"], record["width"]),
+            "segmentation": encode_shape(item["segmentation"], record["height"], record["width"]),
             "iscrowd": int(item.get("iscrowd", 0)),
         }
         for number, item in enumerate(record.get("annotations", ()), start=1)

@@ -17,12 +17,11 @@ import hotcoco
 import numpy as np
 from hotcoco.metrics import average_precision
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
-from score.detections import RLE, Detection
+from score.detections import Detection
 from score.errors import DataError
 from score.evaluation.coco import Metrics, check, mean, named, positions, split
-from score.evaluation.semantic import cut
+from score.masks import RLE, encode, part
 
 METRICS = ("AP", "AP50", "AP75", "VOC07", "VOC12")
 """COCO's three, and VOC's at IoU 0.5: by the 11 points of 2007, as DOTA-v1.0 counts, and by the area of 2010-2012."""
@@ -216,9 +215,9 @@ def corners(mask: NDArray[np.bool_] | RLE) -> Points:
         ``[4, 2]`` x, y of its corners in order, in pixels: a mask of the pixel 0, 0 alone reaches from 0 to 1. Zeros
         for an empty mask.
     """
-    rle = mask if isinstance(mask, Mapping) else coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-    (rows, columns), part = cut(rle)
-    contours, _ = cv2.findContours(part.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    rle = mask if isinstance(mask, Mapping) else encode(mask[None])[0]
+    (rows, columns), inside = part(rle)
+    contours, _ = cv2.findContours(inside.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     if not contours:
         return np.zeros((4, 2))
     pixels = np.concatenate(contours)[:, 0]  # [n, 2]

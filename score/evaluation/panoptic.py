@@ -13,11 +13,11 @@ import numpy as np
 from hotcoco import metrics
 from hotcoco.panoptic import PanopticEval
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
-from score.detections import RLE, Detection, encode_segmentation
+from score.detections import Detection
 from score.evaluation.coco import Metrics, check, mean, named, split
-from score.evaluation.semantic import IGNORED, cut, paint
+from score.evaluation.semantic import IGNORED, paint
+from score.masks import RLE, area, encode, encode_shape, part
 
 METRICS = ("PQ", "SQ", "RQ")
 """Panoptic quality, the mean IoU of what was matched, and the F1 score of matching; PQ is their product."""
@@ -113,7 +113,7 @@ def flatten(detections: Sequence[Detection]) -> list[Detection]:
     for item in sorted(detections, key=lambda item: -item.score):
         if taken is None:
             taken = np.zeros(item.rle["size"], dtype=bool)
-        where, mask = cut(item.rle)
+        where, mask = part(item.rle)
         free = mask & ~taken[where]
         if not mask.any() or free.sum() < KEPT * mask.sum():
             continue
@@ -122,7 +122,7 @@ def flatten(detections: Sequence[Detection]) -> list[Detection]:
         if free.sum() < mask.sum():
             whole = np.zeros_like(taken)
             whole[where] = free
-            rle = _encode(whole)
+            rle = encode(whole[None])[0]
         kept.append(Detection(item.label, item.score, rle))
     return kept
 
@@ -131,7 +131,7 @@ def _annotated(record: Mapping[str, Any], background: int) -> list[Segment]:
     """The visible parts of the ground truth, and the rest as a segment of the class ``background``."""
     size = (record["height"], record["width"])
     annotations = record.get("annotations", ())
-    rles = [encode_segmentation(item["segmentation"], *size) for item in annotations]
+    rles = [encode_shape(item["segmentation"], *size) for item in annotations]
     first: dict[int, int] = {}  # panopticapi knows one crowd a class
     owner = np.arange(IGNORED + 1, dtype=np.uint16)
     for index, item in enumerate(annotations):
@@ -144,14 +144,9 @@ def _annotated(record: Mapping[str, Any], background: int) -> list[Segment]:
     for index, (item, rle) in enumerate(zip(annotations, rles, strict=True)):
         crowd = int(item.get("iscrowd", 0))
         if visible[index]:
-            whole = not crowd and visible[index] == coco_mask.area(rle)
-            segments.append((item["category_id"], rle if whole else _encode(canvas == index), crowd))
+            whole = not crowd and visible[index] == area(rle)
+            segments.append((item["category_id"], rle if whole else encode((canvas == index)[None])[0], crowd))
     # without it, hotcoco takes these pixels for unlabelled, where nothing that is found can be wrong
     if visible[IGNORED]:
-        segments.append((background, _encode(canvas == IGNORED), 0))
+        segments.append((background, encode((canvas == IGNORED)[None])[0], 0))
     return segments
-
-
-def _encode(mask: NDArray[np.bool_]) -> RLE:
-    rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
-    return RLE(size=list(rle["size"]), counts=rle["counts"].decode("ascii"))

@@ -16,12 +16,11 @@ from detectron2.utils import comm
 from hotcoco.semantic import SemanticEval
 from numpy.typing import NDArray
 from PIL import Image
-from pycocotools import mask as coco_mask
 from torch import Tensor
 
-from score.detections import RLE, encode_segmentation
 from score.errors import DataError
 from score.evaluation.coco import GroundTruth, Metrics, split
+from score.masks import RLE, area, encode_shape, part
 from score.names import synonyms
 
 METRICS = ("mIoU", "fwIoU", "aAcc", "mAcc")
@@ -109,17 +108,10 @@ def paint(rles: Sequence[RLE], height: int, width: int) -> NDArray[np.uint16]:
         ``[H, W]``: the position in ``rles``, or :data:`IGNORED` where there is none.
     """
     canvas = np.full((height, width), IGNORED, dtype=np.uint16)
-    for index in sorted(range(len(rles)), key=lambda index: -int(coco_mask.area(rles[index]))):
-        where, mask = cut(rles[index])
+    for index in sorted(range(len(rles)), key=lambda index: -area(rles[index])):
+        where, mask = part(rles[index])
         canvas[where][mask] = index
     return canvas
-
-
-def cut(rle: RLE) -> tuple[tuple[slice, slice], NDArray[np.bool_]]:
-    """The rows and columns of the image that a mask's box covers, and the mask there."""
-    x, y, width, height = (int(v) for v in coco_mask.toBbox(rle))
-    where = (slice(y, y + height), slice(x, x + width))
-    return where, coco_mask.decode(rle)[where].astype(bool)
 
 
 def read_labels(path: str | Path, positions: Sequence[int], size: tuple[int, int]) -> NDArray[np.uint16]:
@@ -215,7 +207,7 @@ class SemanticEvaluator(DatasetEvaluator):
         if "sem_seg_file_name" in record:
             return read_labels(record["sem_seg_file_name"], self._truth.position, size)
         annotations = record["annotations"]
-        canvas = paint([encode_segmentation(item["segmentation"], *size) for item in annotations], *size)
+        canvas = paint([encode_shape(item["segmentation"], *size) for item in annotations], *size)
         table = np.full(IGNORED + 1, IGNORED, dtype=np.uint16)
         table[: len(annotations)] = [item["category_id"] for item in annotations]
         if self.threshold is not None or self._background < len(self.names):

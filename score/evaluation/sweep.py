@@ -21,11 +21,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from score.detections import encode_segmentation
 from score.engine.cache import CachedImage
 from score.errors import DataError
 from score.evaluation.coco import harmonic_mean, ranks
 from score.evaluation.matching import ABSENT, Contenders, Order, average_precision, contenders, match
+from score.masks import encode_shape
 from score.model.classifier import Ensemble
 from score.model.postprocess import best_pairs
 
@@ -84,7 +84,7 @@ def candidates(cached: CachedImage, record: Mapping[str, Any]) -> Candidates:
     if not all(np.isfinite(values).all() for values in logits):
         raise DataError(f"a prediction of image {cached.image_id} is not a number; the model has diverged")
     crowd = [bool(item.get("iscrowd", 0)) for item in annotations]
-    objects = [dict(encode_segmentation(item["segmentation"], height, width)) for item in annotations]
+    objects = [dict(encode_shape(item["segmentation"], height, width)) for item in annotations]
     overlap = mask_iou([dict(rle) for rle in cached.rles], objects, crowd)
     return Candidates(cached.image_id, *logits, overlap, labels, np.array(crowd, dtype=bool))
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-import numpy as np
 import torch
 from detectron2.structures import Boxes, Instances
-from pycocotools import mask as coco_mask
 from torch import Tensor
 
+from score.masks import encode
 from score.model.towers.base import resize
 
 
@@ -32,13 +31,6 @@ def tight_boxes(masks: Tensor) -> Tensor:
     (x0, x1), (y0, y1) = edges
     boxes = torch.stack([x0, y0, x1, y1], dim=1).float()
     return boxes * masks.flatten(1).any(dim=1, keepdim=True)
-
-
-def encode_rle(masks: Tensor) -> list[dict]:
-    """COCO run-length encoding of ``[K, H, W]`` bool masks, counts as ASCII strings."""
-    bits = np.asfortranarray(masks.permute(1, 2, 0).cpu().numpy().astype(np.uint8))
-    rles = coco_mask.encode(bits)
-    return [{"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")} for rle in rles]
 
 
 def best_pairs(log_probability: Tensor, top_k: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -100,7 +92,7 @@ class InstanceSelection:
             quality.append(confidence)
             boxes.append(tight_boxes(inside))
             if masks == "rle":
-                rles.extend(encode_rle(inside))
+                rles.extend(encode(inside))
             else:
                 bits.append(inside)
         result = Instances(output)

@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from pycocotools import mask as coco_mask
 from torch.nn import functional as F
 
 from score.data.synthetic import generate as synthetic
+from score.masks import decode
 from score.model.towers.base import Tower, resize
 
 # Each word stands for an object; its partner should be nearer to it than any other pair's.
@@ -56,7 +56,7 @@ def _regions(tower: Tower) -> float:
     for index in range(IMAGES):
         picture, annotations, _ = synthetic.render("synthetic", "val", index, size=SIZE, seed=0)
         pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float()
-        masks = torch.from_numpy(np.stack([coco_mask.decode(item["segmentation"]) for item in annotations])).float()
+        masks = torch.from_numpy(np.stack([decode(item["segmentation"]) for item in annotations])).float()
         dense = tower.pyramid(((pixels - mean) / std).unsqueeze(0))["dense"]
         logits = resize(resize(2 * masks[None] - 1, (SIZE // STRIDE, SIZE // STRIDE)), dense.shape[-2:])  # [1, K, h, w]
         embeds = F.normalize(tower.embed_regions(dense, logits)[0].float(), dim=-1)

@@ -11,8 +11,8 @@ import torch
 
 from score.engine.cache import CachedImage, PredictionCache
 from score.errors import OutputError, WeightsError
+from score.masks import encode
 from score.model.classifier import Ensemble
-from score.model.postprocess import encode_rle
 
 FACTS = {"weights": "abc", "names": ["ship", "plane"]}
 
@@ -26,7 +26,7 @@ def image(image_id: int | str, queries: int = 5, seed: int = 0) -> CachedImage:
         draw.normal(size=(queries, 3)).astype(np.float32),
         draw.normal(size=(queries, 2)).astype(np.float32),
         draw.random(queries).astype(np.float32),
-        encode_rle(masks),  # type: ignore[arg-type]
+        encode(masks),  # type: ignore[arg-type]
         {"class": draw.normal(size=(queries, 4)).astype(np.float32)} if seed else None,
     )
 

@@ -12,7 +12,8 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from score.detections import RLE, Detection
+from score.detections import Detection
+from score.masks import RLE
 
 HEIGHT, WIDTH = 150, 180
 

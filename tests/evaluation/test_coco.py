@@ -12,7 +12,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from pycocotools import mask as coco_mask
 
 from score.data import catalog
-from score.detections import RLE, Detection, encode_segmentation, ground_truth
+from score.detections import Detection, ground_truth
 from score.errors import DataError
 from score.evaluation.coco import (
     METRICS,
@@ -22,6 +22,7 @@ from score.evaluation.coco import (
     positions,
     ranks,
 )
+from score.masks import RLE, encode_shape
 from tests.evaluation.coco_cases import HEIGHT, WIDTH, crowded_scenes, record, rectangle, reference
 
 
@@ -215,7 +216,7 @@ def test_perfect_predictions_score_100_whatever_the_ids() -> None:
 
 def test_segmentations_of_every_kind_are_one_mask() -> None:
     polygon = [[10.0, 20.0, 40.0, 20.0, 40.0, 50.0, 10.0, 50.0]]
-    rle = encode_segmentation(polygon, HEIGHT, WIDTH)
+    rle = encode_shape(polygon, HEIGHT, WIDTH)
     flat = coco_mask.decode(rle).flatten(order="F")
     changes = np.flatnonzero(np.diff(flat, prepend=0, append=0))
     counts = np.diff(np.concatenate([[0], changes, [flat.size]])).tolist()

@@ -12,9 +12,10 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from score.detections import RLE, Detection
+from score.detections import Detection
 from score.errors import ConfigError, DataError
 from score.evaluation.oriented import METRICS, OrientedBox, OrientedScorer, corners, read_dota, rotated_iou
+from score.masks import RLE
 from tests.evaluation.coco_cases import rectangle
 
 geometry = pytest.importorskip("shapely.geometry")

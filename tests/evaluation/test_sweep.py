@@ -10,12 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from score.detections import RLE, Detection
+from score.detections import Detection
 from score.engine.cache import CachedImage, PredictionCache
 from score.errors import DataError
 from score.evaluation import sweep as module
 from score.evaluation.coco import coco_metrics
 from score.evaluation.sweep import METRICS, Candidates, Grid, candidates, heat_map, sweep, table
+from score.masks import RLE
 from score.model.classifier import Ensemble
 from tests.evaluation.coco_cases import HEIGHT, WIDTH, crowded_scenes, record, rectangle, reference
 

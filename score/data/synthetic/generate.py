@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from pycocotools import mask as coco_mask
 
+from score import masks
 from score.data.synthetic.canvas import Canvas
 from score.data.synthetic.scenes import SCENES, Site
 from score.data.synthetic.themes import ARID, AUTUMN, SUMMER, WINTER, Theme
@@ -82,14 +82,14 @@ def _annotations(ids: np.ndarray, categories: list[str], names: tuple[str, ...])
         area = int(mask.sum())
         if area < SLIVER:
             continue
-        rle = coco_mask.encode(np.asfortranarray(mask.view(np.uint8)))
+        [rle] = masks.encode(mask[None])
         annotations.append(
             {
                 "category_id": names.index(category) + 1,
-                "bbox": [float(v) for v in coco_mask.toBbox(rle)],
+                "bbox": list(masks.box(rle)),
                 "area": area,
                 "iscrowd": 0,
-                "segmentation": {"size": [int(v) for v in rle["size"]], "counts": rle["counts"].decode("ascii")},
+                "segmentation": rle,
             }
         )
     return annotations
