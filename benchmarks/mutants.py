@@ -1,0 +1,130 @@
+"""Do tests notice wrong code? Changes one operator or constant at a time, and counts the changes that fail a test.
+
+``python benchmarks/mutants.py score/evaluation --tests tests/evaluation --number 100 --seed 1``
+
+Nothing is written: a mutant is compiled in a forked process that has the libraries loaded. Each faces the test files
+named as its module (``test_MODULE*.py``), or those of ``--tests`` where there is none. One that takes longer than
+``--limit`` seconds counts as noticed. Survivors are listed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import copy
+import importlib.machinery
+import importlib.util
+import itertools
+import multiprocessing
+import os
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PRELOADED = ("torch", "detectron2.evaluation", "timm", "open_clip", "scipy.ndimage", "hotcoco", "cv2", "hydra")
+SWAPPED = "Lt LtE, Gt GtE, Eq NotEq, In NotIn, Is IsNot, And Or, Add Sub, BitAnd BitOr, LShift RShift, Mult Div"
+SWAPS = {a: b for pair in SWAPPED.split(", ") for a, b in (pair.split(), pair.split()[::-1])}
+SWAPS |= dict.fromkeys(("FloorDiv", "Mod", "Pow", "MatMult"), "Mult") | {"BitXor": "BitOr"}
+
+
+def mutants(path: Path) -> Iterator[tuple[ast.Module, str]]:
+    """Every single change of a source file, with a line that says what it is."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for number, node in enumerate(_places(tree)):
+        if change := _change(node):
+            mutant = copy.deepcopy(tree)
+            changed = next(itertools.islice(_places(mutant), number, None))
+            setattr(changed, *change)
+            said = [" ".join(ast.unparse(x.test if change[0] == "test" else x).split())[:90] for x in (node, changed)]
+            yield ast.fix_missing_locations(mutant), f"{path}:{node.lineno}: {said[0]}  ->  {said[1]}"
+
+
+def _places(tree: ast.AST) -> Iterator[Any]:
+    """Nodes that may be changed: not in annotations, nor in aliases of types."""
+    for name, value in ast.iter_fields(tree):
+        for child in value if isinstance(value, list) else [value]:
+            alias = isinstance(tree, ast.Module) and isinstance(
+                getattr(child, "value", None), ast.BinOp | ast.Subscript
+            )
+            if isinstance(child, ast.AST) and name not in ("annotation", "returns") and not alias:
+                yield child
+                yield from _places(child)
+
+
+def _change(node: Any) -> tuple[str, Any] | None:
+    """A field of a node, and what to put there."""
+    if isinstance(node, ast.Compare) and len(node.ops) == 1:
+        return "ops", [_swapped(node.ops[0])]
+    if isinstance(node, ast.BinOp | ast.BoolOp | ast.AugAssign):
+        return "op", _swapped(node.op)
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        return "op", ast.UAdd()
+    if isinstance(node, ast.Constant) and isinstance(node.value, bool | int | float):
+        return "value", not node.value if isinstance(node.value, bool) else node.value + 1
+    return ("test", ast.UnaryOp(ast.Not(), node.test)) if isinstance(node, ast.If | ast.IfExp) else None
+
+
+def _swapped(operator: ast.AST) -> Any:
+    return getattr(ast, SWAPS[type(operator).__name__])()
+
+
+class Mutated(importlib.machinery.SourceFileLoader):
+    """Finds and loads one module, from a changed tree."""
+
+    def __init__(self, path: Path, tree: ast.Module) -> None:
+        super().__init__(".".join(path.with_suffix("").parts), str(path.resolve()))
+        self.tree = tree
+
+    def get_code(self, fullname: str) -> Any:  # noqa: D102
+        return compile(self.tree, self.path, "exec")
+
+    def find_spec(self, name: str, *_: Any) -> importlib.machinery.ModuleSpec | None:  # noqa: D102
+        return importlib.util.spec_from_file_location(name, self.path, loader=self) if name == self.name else None
+
+
+def noticed(tests: list[str], loader: Mutated | None, limit: float) -> bool:
+    """Whether a test fails, or all take longer than ``limit`` seconds."""
+
+    def run() -> None:
+        os.dup2(null := os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(null, 2)
+        sys.meta_path[:0] = [loader] if loader else []
+        os._exit(int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests]) != 0))
+
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    process.join(limit)
+    process.kill()
+    process.join()
+    return process.exitcode != 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sources", nargs="+", type=Path, help="files or folders below score/")
+    parser.add_argument("--tests", nargs="+", required=True, help="for modules without tests of their own name")
+    for name, default in (("number", 100), ("seed", 1), ("limit", 90)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    given = parser.parse_args()
+    files = sorted(file for path in given.sources for file in ([path] if path.is_file() else path.rglob("*.py")))
+    found = [(file, *mutant) for file in files for mutant in mutants(file)]
+    chosen = random.Random(given.seed).sample(found, min(given.number, len(found)))
+    own = {file: sorted(map(str, Path("tests", *file.parts[1:-1]).glob(f"test_{file.stem}*.py"))) for file in files}
+    for library in PRELOADED:
+        importlib.import_module(library)
+    if noticed(sorted({test for file, *_ in chosen for test in own[file] or given.tests}), None, 3600):
+        sys.exit("error: the tests fail on the code as it is; mend that first")
+    killed = 0
+    for file, tree, said in chosen:
+        killed += (seen := noticed(own[file] or given.tests, Mutated(file, tree), given.limit))
+        if not seen:
+            print(f"survived  {said}", flush=True)
+    print(f"{killed} of {len(chosen)} noticed, {100 * killed / len(chosen):.0f} %; {len(found)} are possible")
+
+
+if __name__ == "__main__":
+    main()
