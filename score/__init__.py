@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from score.segmenter import Segmenter
 
 __version__ = "0.1.0"
-__all__ = ["Segmenter", "__version__", "load_model"]
+DISTRIBUTION = "score-segmenter"  # what pip calls this package: `score` on PyPI is another's
+__all__ = ["DISTRIBUTION", "Segmenter", "__version__", "load_model"]
 
 
 def load_model(folder: str | Path, device: str | None = None) -> SCORE:
@@ -44,7 +45,11 @@ def load_model(folder: str | Path, device: str | None = None) -> SCORE:
 def __getattr__(name: str) -> object:
     # PyTorch and detectron2 take seconds to import: not before they are needed
     if name == "Segmenter":
-        from score.segmenter import Segmenter
+        try:
+            from score.segmenter import Segmenter
+        except ModuleNotFoundError as error:
+            from score.files import not_installed
 
+            raise not_installed(error) from error
         return Segmenter
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -22,3 +22,7 @@ class WeightsError(ScoreError):
 
 class OutputError(ScoreError):
     """A place that cannot be written to."""
+
+
+class InstallError(ScoreError, ImportError):
+    """A package that is needed and not installed."""

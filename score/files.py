@@ -4,11 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from score.errors import OutputError
+from score.errors import InstallError, OutputError
+
+
+def shipped(name: str) -> Path:
+    """The folder ``configs``, ``datasets`` or ``tools``: inside the package in a wheel, beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    return package / name if (package / name).is_dir() else package.parent / name
+
+
+def not_installed(error: ModuleNotFoundError) -> ImportError:
+    """Say how to get detectron2, where that is what is missing: pip cannot, for PyPI has none."""
+    if error.name != "detectron2":
+        return error
+    make = shlex.join([sys.executable, str(shipped("tools") / "detectron2_wheel.py")])
+    return InstallError(f"detectron2 is not installed, and PyPI has none; make and install it with {make}")
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:

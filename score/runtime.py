@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from detectron2.utils import comm
 
+from score import DISTRIBUTION, __version__
 from score.errors import ConfigError
 from score.files import sha256
 from score.weights.folder import WEIGHTS
@@ -115,8 +116,8 @@ def provenance(folder: Path, device: torch.device, seed: Any, command: str) -> d
 
 def versions() -> dict[str, str]:
     """Versions of Python, of this package and of what decides its figures, and the GPU if there is one."""
-    found = {"python": platform.python_version()}
-    for package in ("score", *PACKAGES):
+    found = {"python": platform.python_version(), DISTRIBUTION: __version__}
+    for package in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
     if torch.cuda.is_available():

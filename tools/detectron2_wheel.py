@@ -1,12 +1,13 @@
 """Make a pure-Python wheel of detectron2 0.5 from its published sdist, without a compiler.
 
-    python tools/detectron2_wheel.py FOLDER [--sdist FILE]
+    python tools/detectron2_wheel.py [FOLDER] [--sdist FILE]
 
 detectron2 (Apache-2.0, Copyright Facebook, Inc. and its affiliates) is not on PyPI under its own name, and building
 its source needs a compiler that matches torch. SCORE uses none of its compiled operators, so this takes the Python
 files of the sdist `detectron2-cdo` 0.5, pinned by hash, applies the rules below, and writes
-`detectron2-0.5+pure-py3-none-any.whl`. The licence travels in the wheel, and every changed file says so in its first
-line. Needs the standard library, and, for the download, pip, setuptools and torch in the Python that runs it.
+`detectron2-0.5+pure-py3-none-any.whl`; without FOLDER, that is installed into the Python that runs this. The licence
+travels in the wheel, and every changed file says so in its first line. Needs the standard library, and, for the
+download, pip, setuptools and torch in the Python that runs it.
 """
 
 from __future__ import annotations
@@ -252,12 +253,17 @@ def build(folder: Path, sdist: Path | None = None) -> Path:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Make a pure-Python wheel of detectron2 0.5.")
-    parser.add_argument("folder", type=Path, help="where the wheel goes")
+    parser.add_argument("folder", type=Path, nargs="?", help="where the wheel goes; without it, it is installed here")
     parser.add_argument("--sdist", type=Path, help="the sdist, if it is already here; else pip downloads it")
     arguments = parser.parse_args()
     try:
-        print(build(arguments.folder, arguments.sdist))
-    except (WheelError, OSError) as error:
+        if arguments.folder:
+            print(build(arguments.folder, arguments.sdist))
+        else:
+            with tempfile.TemporaryDirectory() as scratch:
+                wheel = build(Path(scratch), arguments.sdist)
+                subprocess.run([sys.executable, "-m", "pip", "install", str(wheel)], check=True)
+    except (WheelError, OSError, subprocess.CalledProcessError) as error:
         print(f"error: detectron2 wheel: {error}", file=sys.stderr)
         return 2
     return 0

@@ -42,23 +42,17 @@ target+=(--platform "manylinux2014_$(uname -m)")
 
 # What is published as source alone, and pure Python, becomes wheels first: pip resolves for another Python by wheels only.
 echo "making the wheels that are not published"
-pip wheel --no-deps --wheel-dir "$work/made" fvcore iopath "antlr4-python3-runtime==4.9.*" || failed "pip could not make them"
+pip wheel --no-deps --wheel-dir "$work/made" . fvcore iopath "antlr4-python3-runtime==4.9.*" || failed "pip could not make them"
 .venv/bin/python tools/detectron2_wheel.py "$work/made" >/dev/null
 
 echo "choosing versions for Python $python and torch $torch"
-.venv/bin/python - <<'PYTHON' >"$work/required"
-from importlib.metadata import requires
-
-for requirement in requires("score") or []:
-    name, _, marker = requirement.partition(";")
-    if "extra" not in marker or '"lite"' in marker:
-        print(name.strip())
-PYTHON
+echo "$(ls "$work"/made/score_segmenter-*.whl)[lite]" >"$work/required"
+ls "$work"/made/detectron2-*.whl >>"$work/required"
 pip install --dry-run --ignore-installed --target "$work/none" --report "$work/report.json" "${target[@]}" \
     --find-links "$work/made" -r "$work/required" "torch==$torch" "setuptools>=77" wheel ||
     failed "no set of versions fits Python $python and torch $torch"
 
-# torch's own libraries are that machine's, and so is SCORE's checkout: it holds configs/ and datasets/, a wheel does not.
+# torch's own libraries are that machine's.
 .venv/bin/python - "$work/report.json" "$installed" <<'PYTHON' >"$work/wanted"
 import json, re, sys
 from pathlib import Path
@@ -81,8 +75,8 @@ pip download --no-deps --dest "$folder.partial" "${target[@]}" --find-links "$wo
 mv "$folder.partial" "$folder"
 
 cat <<EOT
-$folder holds $(wc -l <"$work/wanted") wheels, $(du -sm "$folder" | cut -f1) MB. Carry it and a checkout of SCORE to that machine, and there, in the
-checkout, with the Python that has torch:
+$folder holds $(wc -l <"$work/wanted") wheels, $(du -sm "$folder" | cut -f1) MB. Carry it to that machine, and there, with the Python
+that has torch:
 
-    python3 -m pip install --no-index --find-links $folder --editable '.[lite]'
+    python3 -m pip install --no-index --find-links $folder 'score-segmenter[lite]' detectron2
 EOT

@@ -24,10 +24,10 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-import score
 from score.errors import ConfigError, ScoreError
+from score.files import not_installed, shipped
 
-CONFIGS = Path(score.__file__).parent.parent / "configs"
+CONFIGS = shipped("configs")
 # detectron2 and fvcore use what torch calls outdated, at every start
 warnings.filterwarnings("ignore", message=r"`torch\.(jit|cuda\.amp)\.", category=FutureWarning)
 TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -49,7 +49,7 @@ def command(config: str, words: Sequence[str] = ()) -> Callable[[Callable[[DictC
         @functools.wraps(main)
         def task(settings: DictConfig) -> None:
             with _one_line_errors(folder, name):  # in here as well: Hydra adds lines to what leaves its task
-                _check_kinds(settings, yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8")))
+                _check_kinds(settings, _defaults(folder, name))
                 main(settings)
 
         run = hydra.main(version_base="1.3", config_path=str(folder), config_name=name)(task)
@@ -103,18 +103,41 @@ def _check_options() -> None:
         raise ConfigError(f"{message}; settings are written KEY=VALUE, --help says more") from None
 
 
-def _check_kinds(settings: DictConfig, defaults: dict[str, Any]) -> None:
-    """Refuse what was given no value, and what is no list, no switch or no group of settings where the file has one."""
-    for key, default in defaults.items():
-        if key in ("defaults", "hydra"):
-            continue
-        value = settings[key]  # raises where it was given none
+def _defaults(folder: Path, name: str) -> dict[str, Any]:
+    """What a command's file says, and the file that it extends, where there is one."""
+    own = yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8"))
+    extended = [item for item in own.pop("defaults") if isinstance(item, str) and item != "_self_"]
+    own.pop("hydra", None)
+    return {key: value for file in extended for key, value in _defaults(folder, file).items()} | own
+
+
+def _check_kinds(settings: DictConfig, defaults: dict[str, Any], parent: str = "") -> None:
+    """Refuse a value of another kind than the file's, and take a number where text belongs as the text it was typed as.
+
+    Text belongs where the file has text or asks for a value (``???``): folders and words may be numbers.
+    """
+    typed = dict(word.split("=", 1) for word in HydraConfig.get().overrides.task if "=" in word)
+    for own, default in defaults.items():
+        key, value = f"{parent}{own}", settings[own]  # raises where it was given none
         if isinstance(default, dict) and not isinstance(value, DictConfig):
             raise ConfigError(f"{key}={value}: it holds settings of its own, as in {key}.{next(iter(default))}=VALUE")
-        if isinstance(default, list) and not isinstance(value, ListConfig):
+        if isinstance(default, dict):
+            _check_kinds(value, default, f"{key}.")
+        elif isinstance(default, list) and not isinstance(value, ListConfig):
             raise ConfigError(f"{key}={value}: it takes a list, as in {key}=[A,B]")
-        if isinstance(default, bool) and key != "resume" and not isinstance(value, bool):
+        elif isinstance(default, bool) and key != "resume" and not isinstance(value, bool):
             raise ConfigError(f"{key}={value}: it takes true or false")
+        elif type(default) is int and type(value) is float:
+            raise ConfigError(f"{key}={value}: it takes a whole number")
+        elif isinstance(default, str) and "${" not in default:
+            settings[own] = _text(value, typed.get(key))
+
+
+def _text(value: Any, typed: str | None = None) -> Any:
+    """Numbers as text, in lists as well."""
+    if isinstance(value, ListConfig):
+        return [_text(item) for item in value]
+    return (typed or str(value)) if isinstance(value, int | float) else value
 
 
 @contextlib.contextmanager
@@ -125,7 +148,8 @@ def _one_line_errors(folder: Path, name: str) -> Iterator[None]:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-    except Exception as error:
+    except Exception as raised:
+        error = not_installed(raised) if isinstance(raised, ModuleNotFoundError) else raised
         expected = isinstance(error, (ScoreError, HydraException, OmegaConfBaseException, OSError))
         if TRACEBACK or not (expected or _score_error(error)):
             raise
@@ -135,8 +159,9 @@ def _one_line_errors(folder: Path, name: str) -> Iterator[None]:
 
 def typed() -> str:
     """The command that is running, as it was typed."""
-    hydra_config = HydraConfig.get()
-    return shlex.join([f"tools/{hydra_config.job.name}.py", *hydra_config.overrides.task])
+    job, overrides = HydraConfig.get().job.name, HydraConfig.get().overrides.task
+    from_checkout = Path(sys.argv[0]).name == f"{job}.py"
+    return shlex.join([*([f"tools/{job}.py"] if from_checkout else ["score", job]), *overrides])
 
 
 def plain(config: DictConfig) -> dict[str, Any]:
@@ -155,14 +180,14 @@ def explain(error: BaseException, folder: Path, name: str) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         choice = error.missing_cfg_file.removesuffix(".yaml").replace("/", "=", 1)
         options = list(error.options or [])
-        return f"{choice}: no such choice{_suggest(choice.split('=')[-1], options)}; there are: {', '.join(options)}"
+        return f"{choice}: no such choice{suggest(choice.split('=')[-1], options)}; there are: {', '.join(options)}"
     if isinstance(error, OverrideParseException):
         return f"{error.override}: not readable as KEY=VALUE; quote it for the shell and for Hydra, as in 'key=\"a b\"'"
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key}: not given; add {error.full_key}=VALUE"
     if match := re.search(r"Could not (?:override|append) (?:to )?'([^']+)'", str(error)):
         key = match[1].split("@")[0]
-        return f"{key}: no such setting{_suggest(key, list(_keys(folder, name)))}; --cfg job lists them all"
+        return f"{key}: no such setting{suggest(key, list(_keys(folder, name)))}; --cfg job lists them all"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'a file'}: {error.strerror}; check the path, its rights and the space on the disk"
     root = error.__cause__ if isinstance(error, HydraException) and error.__cause__ else error
@@ -184,7 +209,7 @@ def _one_line(error: BaseException) -> str:
     return " ".join(text.split()) or type(error).__name__
 
 
-def _suggest(word: str, known: list[str]) -> str:
+def suggest(word: str, known: list[str]) -> str:
     """`` (did you mean X?)``, or nothing where no known word is near."""
     near = [key for key in known if key.endswith(f".{word}")] + difflib.get_close_matches(word, known, n=1)
     return f" (did you mean {near[0]}?)" if near else ""

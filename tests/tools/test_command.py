@@ -1,0 +1,108 @@
+"""What every command shares: the console command, kinds of settings, one line of error."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from score.app import console
+from tests.tiny_data import tiny_data
+from tests.tiny_model import tiny_folder
+from tests.tools.command_line import TOOLS, Call, Outcome
+
+
+@pytest.fixture
+def score_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, call: Call
+) -> Call:
+    """``score_command("train", "seed=1")`` runs ``score train seed=1`` in ``tmp_path``."""
+
+    def run(*arguments: str) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["/usr/bin/score", *arguments])
+        capsys.readouterr()
+        code = 0
+        try:
+            console.main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return Outcome(code, *capsys.readouterr())
+
+    return run
+
+
+def test_score_alone_lists_every_command_in_one_line_each(score_command: Call) -> None:
+    told = score_command()
+    assert told.code == 0 and told == score_command("--help")
+    lines = told.out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "  train      Train a model" in lines and "  predict    Find objects" in lines
+    tools = {path.stem for path in TOOLS.glob("*.py")} - {"detectron2_wheel"}
+    assert {line.split()[0] for line in lines[2:-2]} == tools == set(console.COMMANDS)
+
+
+def test_a_misspelt_command_is_refused_with_the_near_one(score_command: Call) -> None:
+    outcome = score_command("trian", "seed=1")
+    assert outcome.code == 2 and outcome.out == ""
+    assert outcome.err.startswith("error: trian: no such command (did you mean train?); there are demo, train, ")
+
+
+def test_score_and_tools_are_one_command(score_command: Call, call: Call) -> None:
+    for arguments in (("train", "--help"), ("train", "seed=x", "--cfg", "job"), ("weights", "bring")):
+        assert score_command(*arguments) == call(*arguments)
+
+
+def test_what_was_typed_is_told(score_command: Call, call: Call, tmp_path: Path) -> None:
+    tiny_data(tmp_path / "data", size=64)
+    tiny_folder(tmp_path / "model", ["ship"], "input.test.shortest=64")
+    settings = ("model=model", "data={json: data/instances.json, images: data/images}", "limit=1", "runtime.workers=0")
+    for run, start in ((score_command, "score evaluate"), (call, "tools/evaluate.py")):
+        assert run("evaluate", *settings, "output=out").code == 0
+        [path] = (tmp_path / "out").glob("*.json")
+        assert json.loads(path.read_text())["command"].startswith(f"{start} model=model 'data={{json: ")
+
+
+def test_nothing_is_changed_for_the_whole_process(call: Call) -> None:
+    before = argparse.ArgumentParser.error
+    assert call("train", "--cfg", "jobs").err.startswith("error: argument --cfg/-c: invalid choice: 'jobs'")
+    assert argparse.ArgumentParser.error is before
+
+
+def test_folders_and_words_may_be_numbers(call: Call, tmp_path: Path) -> None:
+    tiny_data(tmp_path / "2024_01_15", images=1, size=64)
+    (tmp_path / "2024_01_15" / "instances.json").unlink()
+    tiny_folder(tmp_path / "2024", ["ship"], "input.test.shortest=64")
+    settings = ("model=2024", "vocabulary=5", "output=20240116", "runtime.threads=1")
+    (tmp_path / "2024_01_15" / "images" / "001.png").rename(tmp_path / "2024_01_15" / "001.png")
+    for images in ("images=2024_01_15", "images=[2024_01_15/001.png]"):
+        outcome = call("predict", *settings, images)
+        assert outcome.code == 0, outcome.err
+    found = json.loads((tmp_path / "20240116" / "predictions.json").read_text())
+    assert [category["name"] for category in found["categories"]] == ["5"]
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ("top_k=2.5", "top_k=2.5: "),
+        ("min_area=1.5", "min_area=1.5: "),
+        ("resize=64", "resize=64: it holds settings of its own, as in resize.shortest=VALUE"),
+        ("resize.shortest=-5", "resize.shortest=-5: not a whole number of at least 1"),
+        ("resize.shortest=0", "resize.shortest=0: not a whole number of at least 1"),
+        ("resize.longest=big", "resize.longest=big: not a whole number of at least 1"),
+        ("ensemble.alpha=much", "ensemble.alpha=much: not a number in 0 .. 1"),
+        ("per_class=2", "per_class=2: it takes true or false"),
+        ("overrides=x", "overrides=x: it takes a list"),
+        ("runtime.threads=two", "runtime.threads=two: not a whole number"),
+    ],
+)
+def test_a_value_of_another_kind_is_one_line(call: Call, tmp_path: Path, change: str, line: str) -> None:
+    tiny_data(tmp_path / "data", images=1, size=64)
+    tiny_folder(tmp_path / "model", ["ship"])
+    outcome = call("predict", "model=model", "images=data/images", "vocabulary=ship", "output=out", change)
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert outcome.err.startswith(f"error: {line}")
+    assert not (tmp_path / "out").exists()
