@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from detectron2.data.transforms import ResizeShortestEdge
-from numpy.typing import NDArray
-from PIL import Image
 
-from score.data.images import read_image
+from score.data.images import ImageLike, read_image
 from score.detections import Detection, encode_instances, select
-from score.errors import ConfigError, DataError
+from score.errors import ConfigError
 
 if TYPE_CHECKING:
     from score.model.classifier import Ensemble
     from score.model.score import SCORE
     from score.model.vocabulary import Vocabulary
-
-ImageLike = NDArray[np.uint8] | Image.Image | str | Path
 
 
 class Segmenter:
@@ -94,21 +89,10 @@ class Segmenter:
         """
         if self.vocabulary is None:
             raise ConfigError("no vocabulary; call set_vocabulary(['ship', 'storage tank']) before segment")
-        pixels = as_array(image)
+        pixels = read_image(image)
         height, width = pixels.shape[:2]
         resized = self.resize.get_transform(pixels).apply_image(pixels)
         tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))  # [3, h, w]
         inputs = [{"image": tensor, "height": height, "width": width, "image_id": 0}]
         [output] = self.model(inputs, self.vocabulary, ensemble=self.ensemble, masks="rle")
         return select(encode_instances(output["instances"]), score, top_k, overlap, min_area, per_class)
-
-
-def as_array(image: ImageLike) -> NDArray[np.uint8]:
-    """Any image as ``[H, W, 3]`` uint8 RGB."""
-    if isinstance(image, str | Path):
-        return read_image(image)
-    if isinstance(image, Image.Image):
-        return np.asarray(image.convert("RGB"))
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise DataError(f"an image of shape {image.shape} and type {image.dtype}; give [H, W, 3] uint8 RGB")
-    return image

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import score
-from score.data.images import read_image
+from score.data.images import SUFFIXES, read_image
 from score.detections import Detection
 from score.drawing import draw
 from score.errors import ConfigError, DataError, OutputError
@@ -22,7 +22,6 @@ from score.model.vocabulary import check
 from score.segmenter import Segmenter
 from score.studies.tables import save_json
 
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"}
 PICTURES, JSON = "pictures", "predictions.json"
 LIMITS = {"score": (0, 1), "overlap": (0, 1), "top_k": (1, math.inf), "min_area": (0, math.inf)}
 
@@ -71,9 +70,9 @@ def find_images(source: str | Sequence[str]) -> list[Path]:
     paths: list[Path] = []
     for item in map(Path, [source] if isinstance(source, str) else source):
         if item.is_dir():
-            found = sorted(path for path in item.iterdir() if path.suffix.lower() in EXTENSIONS and path.is_file())
+            found = sorted(path for path in item.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
             if not found:
-                raise DataError(f"{item}: no image in this folder; it needs {', '.join(sorted(EXTENSIONS))} files")
+                raise DataError(f"{item}: no image in this folder; it needs {', '.join(SUFFIXES)} files")
             paths += found
         else:
             paths.append(item)

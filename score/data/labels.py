@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from score.data.images import read_size
+from score.data.images import SUFFIXES, read_size
 from score.errors import DataError
 
-IMAGES = (".jpg", ".jpeg", ".png", ".tif", ".tiff")
 LABELS = ".png"
 
 
@@ -25,9 +24,9 @@ def read_folders(images: Path, labels: Path) -> list[dict[str, Any]]:
     for folder in (images, labels):
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder; check the path")
-    paths = sorted(path for path in images.iterdir() if path.suffix.lower() in IMAGES)
+    paths = sorted(path for path in images.iterdir() if path.suffix.lower() in SUFFIXES)
     if not paths:
-        raise DataError(f"{images}: no image in this folder; it needs {', '.join(IMAGES)} files")
+        raise DataError(f"{images}: no image in this folder; it needs {', '.join(SUFFIXES)} files")
     without = [path.name for path in paths if not (labels / f"{path.stem}{LABELS}").is_file()]
     if without:
         raise DataError(
