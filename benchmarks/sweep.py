@@ -17,9 +17,9 @@ from pycocotools import mask as coco_mask
 
 from score.engine.cache import CachedImage
 from score.evaluation.coco import coco_metrics
-from score.evaluation.sweep import candidates, sweep
 from score.masks import RLE
 from score.model.classifier import Ensemble
+from score.studies.grid import candidates, sweep
 
 HEIGHT, WIDTH, CLASSES, SEEN = 600, 900, 10, 7
 OBJECTS = 3921 / 650  # an image, on average

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+from score.errors import ConfigError
 
 
 def normalise(name: str) -> str:
@@ -19,3 +21,16 @@ def is_seen(name: str, train_names: Iterable[str]) -> bool:
     """Whether a class, or one of its synonyms, is one of the training vocabulary's."""
     known = {word for other in train_names for word in synonyms(other)}
     return not known.isdisjoint(synonyms(name))
+
+
+def positions(classes: Sequence[str], names: Sequence[str], dataset: str) -> list[int]:
+    """Where each class of a dataset stands in a vocabulary, alone or as one of a name's synonyms.
+
+    Raises:
+        ConfigError: one is not in it.
+    """
+    where = {synonym: index for index, name in enumerate(names) for synonym in synonyms(name)}
+    missing = [name for name in classes if where.keys().isdisjoint(synonyms(name))]
+    if missing:
+        raise ConfigError(f"the vocabulary lacks {', '.join(missing)} of {dataset}; add them to score this dataset")
+    return [next(where[word] for word in synonyms(name) if word in where) for name in classes]

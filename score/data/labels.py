@@ -1,14 +1,20 @@
-"""Semantic datasets: a folder of images and one of label images, matched by file name."""
+"""Semantic datasets: a folder of images and one of label images, matched by file name; what label images hold."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
 from score.data.images import SUFFIXES, read_size
 from score.errors import DataError
 
 LABELS = ".png"
+UNLABELLED = 255
+"""The value of pixels that do not count."""
 
 
 def read_folders(images: Path, labels: Path) -> list[dict[str, Any]]:
@@ -46,3 +52,37 @@ def read_folders(images: Path, labels: Path) -> list[dict[str, Any]]:
             }
         )
     return records
+
+
+def read_labels(path: str | Path, classes: int, size: tuple[int, int]) -> NDArray[np.int64]:
+    """Read a label image.
+
+    Args:
+        path: a file of one channel, or with a palette, whose values are class numbers; 255 does not count.
+        classes: how many there are.
+        size: height and width of the image it belongs to.
+
+    Returns:
+        ``[H, W]`` class numbers, -1 where the file says 255.
+
+    Raises:
+        DataError: no such file, another size, more than one channel, values that are no whole numbers from 0 on, or
+            one that is no class.
+    """
+    try:
+        with Image.open(path) as image:
+            labels = np.asarray(image)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(
+            f"{path}: cannot be read as a label image ({type(error).__name__}); replace the file"
+        ) from error
+    if labels.shape != size:
+        raise DataError(
+            f"{path}: labels of shape {labels.shape} for an image of height, width {size}; replace the file"
+        )
+    if labels.dtype.kind not in "uib" or labels.min(initial=0) < 0:
+        raise DataError(f"{path}: labels are {labels.dtype}, some below 0 or no whole numbers; replace the file")
+    numbers = np.where(labels == UNLABELLED, -1, labels.astype(np.int64))
+    if numbers.max(initial=-1) >= classes:
+        raise DataError(f"{path}: label {numbers.max()}, but there are {classes} classes and 255; correct the file")
+    return numbers

@@ -1,27 +1,22 @@
 """COCO AP of masks or boxes: over all, seen and unseen classes, their harmonic mean, and per class.
 
 :class:`CocoScorer` takes images one by one and keeps no mask, so memory stays flat; :func:`coco_metrics` feeds it from
-what is in memory, :class:`CocoEvaluator` with a model's output behind detectron2's protocol.
+what is in memory.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from typing import Any, Literal
 
 import hotcoco
 import numpy as np
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.evaluation import DatasetEvaluator
-from detectron2.utils import comm
 from numpy.typing import NDArray
 
 from score import masks
-from score.detections import Detection, encode_instances
-from score.errors import ConfigError, DataError
-from score.names import synonyms
+from score.detections import Detection
+from score.errors import DataError
 
 Metrics = dict[str, Any]
 IouType = Literal["segm", "bbox"]
@@ -90,23 +85,19 @@ class CocoScorer:
         for item in annotations:
             self._instances[item["category_id"] - 1] += not item["iscrowd"]
 
-    @classmethod
-    def merge(cls, scorers: Sequence[CocoScorer]) -> CocoScorer:
-        """One scorer of several processes' shares; they must be of the same classes, and share no image.
+    def merge(self, others: Sequence[CocoScorer]) -> None:
+        """Take in the images of other processes, none of which is in two shares.
 
         Raises:
             DataError: an image is in two of them.
         """
-        first = scorers[0]
-        merged = cls(first.names, first.seen, first.max_detections, first.iou_type)
-        merged._stream = hotcoco.StreamingEval.merge(scorer._stream for scorer in scorers)
-        for scorer in scorers:
-            if not merged._ranks.isdisjoint(scorer._ranks):
+        self._stream = hotcoco.StreamingEval.merge([self._stream, *(other._stream for other in others)])
+        for other in others:
+            if not self._ranks.isdisjoint(other._ranks):
                 raise DataError("an image was scored by two processes; let every process have its own share")
-            merged._ranks |= scorer._ranks
-            merged._instances += scorer._instances
-            merged._detections += scorer._detections
-        return merged
+            self._ranks |= other._ranks
+            self._instances += other._instances
+            self._detections += other._detections
 
     @property
     def evaluation(self) -> hotcoco.COCOeval:
@@ -172,7 +163,9 @@ def coco_metrics(
     known = {record["image_id"] for record in ground_truth}
     for image_id in detections:
         if image_id not in known:
-            raise _foreign(image_id)
+            raise DataError(
+                f"detections of image {image_id}, which is not in the ground truth; are they of another dataset?"
+            )
     order = ranks(known)
     for record in ground_truth:
         scorer.add(record, detections.get(record["image_id"], ()), order[record["image_id"]])
@@ -244,10 +237,6 @@ def _rank(image_id: Any, count: int) -> int:
     return int(image_id) if isinstance(image_id, int | np.integer) and image_id >= 0 else (1 << 62) + count
 
 
-def _foreign(image_id: Any) -> DataError:
-    return DataError(f"detections of image {image_id}, which is not in the ground truth; are they of another dataset?")
-
-
 def _annotations(record: Mapping[str, Any], image_id: int) -> list[dict[str, Any]]:
     annotations = []
     # COCO takes the id 0 for "not matched", so every id is given anew
@@ -265,97 +254,3 @@ def _annotations(record: Mapping[str, Any], image_id: int) -> list[dict[str, Any
             }
         )
     return annotations
-
-
-class CocoEvaluator(DatasetEvaluator):
-    """Score a model's output over a registered dataset, image by image, as :class:`CocoScorer` does.
-
-    Images that were never processed do not count, so that a part of a dataset can be scored. Of several processes each
-    scores its own share.
-
-    Args:
-        dataset_name: a name in detectron2's catalogs.
-        names: the vocabulary of the model's ``pred_classes``. Every class of the dataset must be in it, alone or as
-            one of comma-separated synonyms, in any order.
-        seen: a flag for each of ``names``: is it in the training vocabulary?
-        max_detections: the best so many of each image count.
-        iou_type: ``segm`` or ``bbox``.
-
-    Raises:
-        ConfigError: a class of the dataset is not in ``names``.
-    """
-
-    def __init__(
-        self,
-        dataset_name: str,
-        names: Sequence[str],
-        seen: Sequence[bool],
-        max_detections: int = 300,
-        iou_type: IouType = "segm",
-    ) -> None:
-        self._truth = GroundTruth(dataset_name, names)
-        self._scorer = partial(CocoScorer, names, seen, max_detections, iou_type)
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget everything."""
-        self.scorer = self._scorer()
-
-    def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
-        """Score a batch: detectron2's dataset dicts, and dicts with ``instances`` at the original image size."""
-        for item, output in zip(inputs, outputs, strict=True):
-            record, rank = self._truth[item["image_id"]]
-            self.scorer.add(record, encode_instances(output["instances"]), rank)
-
-    def evaluate(self) -> Metrics | None:
-        """Merge all processes' scorers and finish; None on every process but the main one."""
-        comm.synchronize()
-        parts = comm.gather(self.scorer, dst=0)
-        if not comm.is_main_process():
-            return None
-        scorer = parts[0] if len(parts) == 1 else CocoScorer.merge(parts)
-        return scorer.finish()
-
-
-class GroundTruth:
-    """A registered dataset's records by image id, with their classes as positions in a vocabulary.
-
-    Args:
-        dataset: a name in detectron2's catalogs.
-        names: the vocabulary. Every class of the dataset must be in it, alone or as one of comma-separated synonyms.
-
-    Raises:
-        ConfigError: a class of the dataset is not in ``names``.
-    """
-
-    def __init__(self, dataset: str, names: Sequence[str]) -> None:
-        self.position = positions(MetadataCatalog.get(dataset).thing_classes, names, dataset)
-        self._records = {record["image_id"]: record for record in DatasetCatalog.get(dataset)}
-        self._ranks = ranks(self._records)
-
-    def __getitem__(self, image_id: int | str) -> tuple[dict[str, Any], int]:
-        """The record of an image, and the image's rank by id.
-
-        Raises:
-            DataError: it is not in the dataset.
-        """
-        if image_id not in self._records:
-            raise _foreign(image_id)
-        record = self._records[image_id]
-        annotations = [
-            {**item, "category_id": self.position[item["category_id"]]} for item in record.get("annotations", ())
-        ]
-        return {**record, "annotations": annotations}, self._ranks[image_id]
-
-
-def positions(classes: Sequence[str], names: Sequence[str], dataset: str) -> list[int]:
-    """Where each class of a dataset stands in the vocabulary.
-
-    Raises:
-        ConfigError: one is not in it.
-    """
-    where = {synonym: index for index, name in enumerate(names) for synonym in synonyms(name)}
-    missing = [name for name in classes if where.keys().isdisjoint(synonyms(name))]
-    if missing:
-        raise ConfigError(f"the vocabulary lacks {', '.join(missing)} of {dataset}; add them to score this dataset")
-    return [next(where[word] for word in synonyms(name) if word in where) for name in classes]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -19,8 +18,7 @@ from hotcoco.metrics import average_precision
 from numpy.typing import NDArray
 
 from score.detections import Detection
-from score.errors import DataError
-from score.evaluation.coco import Metrics, check, mean, named, positions, split
+from score.evaluation.coco import Metrics, check, mean, named, split
 from score.masks import RLE, encode, part
 
 METRICS = ("AP", "AP50", "AP75", "VOC07", "VOC12")
@@ -38,18 +36,18 @@ class OrientedBox:
     """An object of the ground truth.
 
     Attributes:
-        name: of its class.
+        label: position of its class among the names.
         corners: ``[4, 2]`` x, y in pixels, in order around the box, which need not be a rectangle.
         difficult: whether it neither counts nor punishes what finds it.
     """
 
-    name: str
+    label: int
     corners: Points
     difficult: bool = False
 
 
 class OrientedScorer:
-    """Scores the boxes around masks, in percent, image by image; equal scores rank in the order of adding.
+    """Scores the boxes around masks, in percent, image by image.
 
     Args:
         names: the ``C`` classes.
@@ -67,31 +65,40 @@ class OrientedScorer:
         self._stream = hotcoco.StreamingEval(categories, "obb", params=params)
         self._images = 0
         self._instances = np.zeros(len(names), dtype=np.int64)
-        self._found: list[list[Points]] = [[np.zeros((0, 3))] for _ in names]  # as _match_voc gives it
+        self._found: list[list[Points]] = [[np.zeros((0, 4))] for _ in names]  # as _match_voc gives it
 
-    def add(self, record: Mapping[str, Any], objects: Sequence[OrientedBox], detections: Sequence[Detection]) -> None:
+    def add(
+        self, record: Mapping[str, Any], objects: Sequence[OrientedBox], detections: Sequence[Detection], rank: int
+    ) -> None:
         """Match the detections of an image to its objects.
 
         Args:
             record: a detectron2 dataset dict; its annotations are not looked at.
-            objects: the ground truth, such as :func:`read_dota` gives.
+            objects: the ground truth.
             detections: of this image, in any order.
+            rank: of the image; equal scores rank by it, and no two images have the same.
 
         Raises:
-            ConfigError: an object's class is not in ``names``.
             DataError: a detection of a class that is not among those scored, or of another size than the image.
         """
         best = sorted(detections, key=lambda item: -item.score)[: self.max_detections]
         check(record, best, len(self.names))
-        labels = positions([item.name for item in objects], self.names, f"image {record['image_id']}")
         self._images += 1
         boxes = [corners(item.rle) for item in best]
-        self._match_coco(objects, labels, best, boxes)
-        for index in {*labels, *(item.label for item in best)}:
-            truth = [item for item, label in zip(objects, labels, strict=True) if label == index]
-            found = [(item.score, box) for item, box in zip(best, boxes, strict=True) if item.label == index]
-            self._found[index].append(_match_voc(truth, found))
-            self._instances[index] += sum(not item.difficult for item in truth)
+        self._match_coco(objects, best, boxes, rank)
+        for label in {box.label for box in objects} | {item.label for item in best}:
+            truth = [item for item in objects if item.label == label]
+            found = [(item.score, box) for item, box in zip(best, boxes, strict=True) if item.label == label]
+            self._found[label].append(_match_voc(truth, found, rank))
+            self._instances[label] += sum(not item.difficult for item in truth)
+
+    def merge(self, others: Sequence[OrientedScorer]) -> None:
+        """Take in the images of other processes."""
+        self._stream = hotcoco.StreamingEval.merge([self._stream, *(other._stream for other in others)])
+        for other in others:
+            self._images += other._images
+            self._instances += other._instances
+            self._found = [mine + theirs for mine, theirs in zip(self._found, other._found, strict=True)]
 
     def finish(self) -> Metrics:
         """Figures of all images; nothing can be added afterwards.
@@ -121,58 +128,54 @@ class OrientedScorer:
         }
 
     def _match_coco(
-        self,
-        objects: Sequence[OrientedBox],
-        labels: Sequence[int],
-        detections: Sequence[Detection],
-        boxes: Sequence[Points],
+        self, objects: Sequence[OrientedBox], detections: Sequence[Detection], boxes: Sequence[Points], rank: int
     ) -> None:
-        image = {"id": self._images, "height": 1, "width": 1, "file_name": str(self._images)}
+        image = {"id": rank, "height": 1, "width": 1, "file_name": str(rank)}
         truth = [
             {
                 "id": number,
-                "image_id": self._images,
-                "category_id": label + 1,
+                "image_id": rank,
+                "category_id": item.label + 1,
                 "obb": _obb(item.corners),
                 "area": BEYOND if item.difficult else 1.0,  # sizes are not told apart
                 "iscrowd": 0,
             }
-            for number, (item, label) in enumerate(zip(objects, labels, strict=True), start=1)
+            for number, item in enumerate(objects, start=1)
         ]
         found = [
-            {"image_id": self._images, "category_id": item.label + 1, "score": item.score, "obb": _obb(box)}
+            {"image_id": rank, "category_id": item.label + 1, "score": item.score, "obb": _obb(box)}
             for item, box in zip(detections, boxes, strict=True)
         ]
         self._stream.update([image], truth, found)
 
 
-def _match_voc(truth: Sequence[OrientedBox], found: Sequence[tuple[float, Points]]) -> Points:
+def _match_voc(truth: Sequence[OrientedBox], found: Sequence[tuple[float, Points]], rank: int) -> Points:
     """Of one class in one image, best first: each detection looks at its best object alone, taken or not.
 
     Returns:
-        ``[n, 3]``: score, hit, ignored.
+        ``[n, 4]``: score, rank of the image, hit, ignored.
     """
     taken: set[int] = set()
-    result = np.zeros((len(found), 3))
+    result = np.zeros((len(found), 4))
     overlaps = _overlaps([box for _, box in found], [item.corners for item in truth])  # [n, objects]
     for row, (score, _), overlap in zip(result, found, overlaps, strict=True):
-        row[0] = score
+        row[:2] = score, rank
         best = int(overlap.argmax()) if len(overlap) else -1
         if best < 0 or overlap[best] <= VOC_IOU:
             continue
         if truth[best].difficult:
-            row[2] = 1
+            row[3] = 1
         elif best not in taken:
-            row[1] = 1
+            row[2] = 1
             taken.add(best)
     return result
 
 
 def _voc(found: Points, instances: int) -> tuple[float, float]:
-    """AP at 11 points of recall, and under the whole curve, of ``[n, 3]``: score, hit, ignored."""
+    """AP at 11 points of recall, and under the whole curve, of ``[n, 4]``: score, rank, hit, ignored."""
     if not instances:
         return math.nan, math.nan
-    scores, hits, ignored = found[np.argsort(-found[:, 0], kind="stable")].T
+    scores, _, hits, ignored = found[np.lexsort((found[:, 1], -found[:, 0]))].T
     # recall rises by 1 / n at every hit, so the mean over these n points is the area under the curve
     every_step = np.arange(1, instances + 1) / instances
     first, second = (
@@ -236,34 +239,3 @@ def _obb(points: Points) -> list[float]:
     a, b, c, _ = rectangle = _smallest(points)
     x, y = rectangle.mean(axis=0).tolist()
     return [x, y, math.dist(a, b), math.dist(b, c), math.atan2(b[1] - a[1], b[0] - a[0])]
-
-
-def read_dota(path: str | Path) -> list[OrientedBox]:
-    """Read a label file of DOTA: lines of ``x1 y1 x2 y2 x3 y3 x4 y4 class difficult`` under an optional header.
-
-    ``difficult`` is a number, 0 where it is left out.
-
-    Raises:
-        DataError: no such file, or a line that is not so; the message names it.
-    """
-    path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as DOTA labels ({type(error).__name__}); check the path") from error
-    objects = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip() or line.startswith(("imagesource:", "gsd:")):
-            continue
-        words = line.split()
-        try:
-            points = np.array([float(word) for word in words[:8]]).reshape(4, 2)
-            name, difficult = words[8], int(words[9]) if len(words) == 10 else 0
-            if len(words) > 10 or difficult < 0 or not np.isfinite(points).all():
-                raise ValueError
-        except (ValueError, IndexError) as error:
-            raise DataError(
-                f"{path}, line {number}: not an object of DOTA; write x1 y1 x2 y2 x3 y3 x4 y4 class difficult"
-            ) from error
-        objects.append(OrientedBox(name, points, difficult > 0))
-    return objects

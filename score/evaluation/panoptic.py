@@ -66,6 +66,12 @@ class PanopticScorer:
         self._counts += [[rows[index + 1][key] for key in COUNTS] for index in range(len(self.names))]
         self._images += 1
 
+    def merge(self, others: Sequence[PanopticScorer]) -> None:
+        """Take in the images of other processes."""
+        for other in others:
+            self._counts += other._counts
+            self._images += other._images
+
     def finish(self) -> Metrics:
         """Figures of all images so far.
 

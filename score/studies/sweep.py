@@ -16,9 +16,9 @@ from score.data.loaders import test_records
 from score.engine.evaluators import choose
 from score.engine.predictions import content, renamed
 from score.errors import ConfigError, DataError
-from score.evaluation.sweep import Grid, Group, Metric, candidates, sweep
 from score.model.classifier import Ensemble
 from score.names import is_seen, normalise
+from score.studies.grid import Grid, Group, Metric, candidates, sweep
 from score.studies.study import Study
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from detectron2.data import MetadataCatalog
 from PIL import Image
 
 from score.data import catalog
-from score.data.labels import read_folders
+from score.data.labels import read_folders, read_labels
 from score.errors import DataError
 
 
@@ -54,3 +54,45 @@ def test_a_semantic_set_of_the_protocol_is_read(tmp_path: Path) -> None:
     assert catalog.load("potsdam_val")[0]["sem_seg_file_name"].endswith("potsdam/val/labels/a.png")
     with pytest.raises(DataError, match="no such folder"):
         catalog.load("floodnet_val")
+
+
+def test_label_images_are_read(tmp_path: Path) -> None:
+    labels = np.array([[0, 1, 2], [255, 1, 0]], dtype=np.uint8)
+    grey, palette = Image.fromarray(labels), Image.fromarray(labels).convert("P")
+    palette.putpalette([7] * 768)
+    for picture in (grey, palette):
+        picture.save(tmp_path / "labels.png")
+        assert read_labels(tmp_path / "labels.png", 3, (2, 3)).tolist() == [[0, 1, 2], [-1, 1, 0]]
+
+
+@pytest.mark.parametrize("mode", ["1", "I;16", "I"])
+def test_label_images_of_any_depth_are_read(mode: str, tmp_path: Path) -> None:
+    labels = np.array([[0, 1], [1, 0]])
+    Image.fromarray(labels.astype({"1": bool, "I;16": np.uint16, "I": np.int32}[mode])).save(tmp_path / "labels.tif")
+    assert read_labels(tmp_path / "labels.tif", 2, (2, 2)).tolist() == [[0, 1], [1, 0]]
+
+
+def test_255_counts_for_no_class_however_many_there_are(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[255, 3]], dtype=np.uint8)).save(tmp_path / "labels.png")
+    assert read_labels(tmp_path / "labels.png", 300, (1, 2)).tolist() == [[-1, 3]]
+
+
+@pytest.mark.parametrize("values", [np.array([[0.5]], dtype=np.float32), np.array([[-1]], dtype=np.int32)])
+def test_labels_that_are_no_numbers_of_classes_are_refused(values: np.ndarray, tmp_path: Path) -> None:
+    Image.fromarray(values).save(tmp_path / "labels.tif")
+    with pytest.raises(DataError, match="below 0 or no whole numbers"):
+        read_labels(tmp_path / "labels.tif", 1, (1, 1))
+
+
+def test_label_images_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "labels.png"
+    with pytest.raises(DataError, match=r"labels\.png: cannot be read"):
+        read_labels(path, 1, (2, 2))
+    Image.fromarray(np.full((2, 2), 5, dtype=np.uint8)).save(path)
+    with pytest.raises(DataError, match=r"labels\.png: label 5, but there are 2 classes"):
+        read_labels(path, 2, (2, 2))
+    with pytest.raises(DataError, match="shape"):
+        read_labels(path, 6, (2, 3))
+    Image.fromarray(np.zeros((2, 2, 3), dtype=np.uint8)).save(path)
+    with pytest.raises(DataError, match="shape"):
+        read_labels(path, 1, (2, 2))

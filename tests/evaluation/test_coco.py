@@ -19,10 +19,10 @@ from score.evaluation.coco import (
     CocoScorer,
     coco_metrics,
     harmonic_mean,
-    positions,
     ranks,
 )
 from score.masks import RLE, encode_shape
+from score.names import positions
 from tests.evaluation.coco_cases import HEIGHT, WIDTH, crowded_scenes, record, rectangle, reference
 
 
@@ -59,8 +59,9 @@ def test_images_may_come_in_any_order_and_from_any_process(seed: int) -> None:
         for scorer in (whole, shares[number % 2]):  # the third has nothing to do
             scorer.add(item, detections.get(item["image_id"], ()))
     agrees(whole.finish(), rows)
-    merged = CocoScorer.merge([pickle.loads(pickle.dumps(share)) for share in shares]).finish()
-    assert merged == whole.finish()
+    first, *others = (pickle.loads(pickle.dumps(share)) for share in shares)
+    first.merge(others)
+    assert first.finish() == whole.finish()
 
 
 def rounded(rle: RLE) -> RLE:
@@ -114,7 +115,7 @@ def test_an_image_is_scored_once() -> None:
     with pytest.raises(DataError, match="image 3 comes twice"):
         first.add(record(3, [(0, shape)]), [])
     with pytest.raises(DataError, match="two processes"):
-        CocoScorer.merge([first, second])
+        first.merge([second])
 
 
 def test_ids_need_not_be_numbers() -> None:

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import pickle
 from collections.abc import Sequence
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,8 +13,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from score.detections import Detection
-from score.errors import ConfigError, DataError
-from score.evaluation.oriented import METRICS, OrientedBox, OrientedScorer, corners, read_dota, rotated_iou
+from score.errors import DataError
+from score.evaluation.oriented import METRICS, OrientedBox, OrientedScorer, corners, rotated_iou
 from score.masks import RLE
 from tests.evaluation.coco_cases import rectangle
 
@@ -55,11 +55,11 @@ def sketch(seed: int, images: int) -> list[tuple[list[OrientedBox], list[Detecti
         objects, found = [], []
         for _ in range(int(rng.integers(0, 9))):
             shape = (*rng.uniform(40, 160, 2), *rng.uniform(12, 60, 2), rng.uniform(-4, 4))
-            name = NAMES[rng.integers(2)]
-            objects.append(OrientedBox(name, turned(*shape), bool(rng.random() < 0.25)))
+            own = int(rng.integers(2))
+            objects.append(OrientedBox(own, turned(*shape), bool(rng.random() < 0.25)))
             for _ in range(int(rng.integers(0, 4))):
                 guess = turned(*(np.array(shape) + rng.normal(0, 1, 5) * (3, 3, 4, 4, 0.1)))
-                label = NAMES.index(name) if rng.random() < 0.9 else int(rng.integers(3))
+                label = own if rng.random() < 0.9 else int(rng.integers(3))
                 found.append(Detection(label, float(rng.integers(1, 20)) / 20, painted(guess)))
         for _ in range(int(rng.integers(0, 4))):
             box = turned(*rng.uniform(20, 180, 2), *rng.uniform(5, 40, 2), 1.0)
@@ -71,7 +71,7 @@ def sketch(seed: int, images: int) -> list[tuple[list[OrientedBox], list[Detecti
 def scored(scenes: Sequence[tuple[list[OrientedBox], list[Detection]]]) -> dict:
     scorer = OrientedScorer(NAMES, [True, False, True])
     for index, (objects, found) in enumerate(scenes):
-        scorer.add({**RECORD, "image_id": index}, objects, found)
+        scorer.add({**RECORD, "image_id": index}, objects, found, index)
     return scorer.finish()
 
 
@@ -97,7 +97,7 @@ def coco_reference(scenes: Sequence[tuple[list[OrientedBox], list[Detection]]]) 
             key = len(truth) + 1
             polygons["g", key] = item.corners
             area = 1e11 if item.difficult else 1.0
-            category = NAMES.index(item.name) + 1
+            category = item.label + 1
             truth.append({"id": key, "image_id": image, "category_id": category, "area": area, "iscrowd": 0})
         for detection in detections:
             polygons["d", len(found) + 1] = corners(detection.rle)
@@ -123,7 +123,7 @@ def coco_reference(scenes: Sequence[tuple[list[OrientedBox], list[Detection]]]) 
 
 def voc_reference(scenes: Sequence[tuple[list[OrientedBox], list[Detection]]], label: int) -> tuple[float, float]:
     """The rule as VOC states it, over all detections of a class, best first."""
-    truth = [[item for item in objects if item.name == NAMES[label]] for objects, _ in scenes]
+    truth = [[item for item in objects if item.label == label] for objects, _ in scenes]
     ranked = [(item, image) for image, (_, found) in enumerate(scenes) for item in found if item.label == label]
     ranked.sort(key=lambda pair: -pair[0].score)
     taken, hits, misses = set(), [0], [0]
@@ -179,13 +179,13 @@ def test_hotcoco_and_shapely_agree_on_rotated_iou() -> None:
         box = turned(*rng.uniform(80, 120, 2), *rng.uniform(10, 60, 2), rng.uniform(-4, 4))
         rle = painted(box + rng.normal(0, 3, 2))
         iou = shapely_iou(box, corners(rle))
-        metrics = scored([([OrientedBox("plane", box)], [Detection(0, 0.5, rle)])])
+        metrics = scored([([OrientedBox(0, box)], [Detection(0, 0.5, rle)])])
         assert metrics["all"]["AP"] == pytest.approx(10 * np.sum(iou >= np.linspace(0.5, 0.95, 10)))
 
 
 def test_a_difficult_object_neither_counts_nor_punishes() -> None:
     plain, hard = upright(10, 10, 40, 20), upright(100, 100, 40, 20)
-    objects = [OrientedBox("plane", plain), OrientedBox("plane", hard, difficult=True)]
+    objects = [OrientedBox(0, plain), OrientedBox(0, hard, difficult=True)]
     shapes = (0.9, rectangle(100, 100, 40, 20, SIZE, SIZE)), (0.5, rectangle(10, 10, 40, 20, SIZE, SIZE))
     found = [Detection(0, score, rle) for score, rle in shapes]
     for detections in (found, found[1:]):
@@ -219,47 +219,23 @@ def test_the_box_is_the_smallest_around_all_parts() -> None:
 def test_an_empty_mask_is_a_miss() -> None:
     box = upright(10, 10, 40, 20)
     empty = Detection(0, 0.9, rectangle(0, 0, 0, 0, SIZE, SIZE))
-    metrics = scored([([OrientedBox("plane", box)], [empty, Detection(0, 0.5, rectangle(10, 10, 40, 20, SIZE, SIZE))])])
+    metrics = scored([([OrientedBox(0, box)], [empty, Detection(0, 0.5, rectangle(10, 10, 40, 20, SIZE, SIZE))])])
     assert metrics["all"]["AP50"] == metrics["all"]["VOC12"] == pytest.approx(50)
 
 
-def test_labels_are_read(tmp_path: Path) -> None:
-    path = tmp_path / "P0001.txt"
-    path.write_text(
-        "imagesource:GoogleEarth\ngsd:0.146\n"
-        "10.0 11 50 11.5 50 31 10 31 small-vehicle 0\n\n1 2 3 2 3 4 1 4 plane 1\n1 2 3 2 3 4 1 4 ship\n"
-    )
-    objects = read_dota(path)
-    assert [(item.name, item.difficult) for item in objects] == [
-        ("small-vehicle", False),
-        ("plane", True),
-        ("ship", False),
-    ]
-    assert objects[0].corners.tolist() == [[10, 11], [50, 11.5], [50, 31], [10, 31]]
-    path.write_text("")
-    assert read_dota(path) == []
+def test_shares_of_several_processes_make_the_figures_of_one() -> None:
+    """Scores tie, so the rank of images decides; the shares come in another order."""
+    scenes = sketch(7, 12)
+    shares = [OrientedScorer(NAMES, [True, False, True]) for _ in range(3)]
+    for index, (objects, found) in enumerate(scenes):
+        shares[2 - index % 3].add({**RECORD, "image_id": index}, objects, found, index)
+    shares[0].merge(pickle.loads(pickle.dumps(shares[1:])))
+    assert shares[0].finish() == scored(scenes)
 
 
-@pytest.mark.parametrize(
-    "line",
-    ["1 2 3 4 plane 0", "1 2 3 4 5 6 7 eight plane 0", "1 2 3 4 5 6 7 8", "1 2 3 4 5 6 7 nan plane 0",
-     "1 2 3 4 5 6 7 8 plane hard", "1 2 3 4 5 6 7 8 plane 0 0"],
-)  # fmt: skip
-def test_a_malformed_line_is_named(line: str, tmp_path: Path) -> None:
-    path = tmp_path / "P0002.txt"
-    path.write_text(f"gsd:0.1\n1 2 3 2 3 4 1 4 plane 1\n{line}\n")
-    with pytest.raises(DataError, match=r"P0002\.txt, line 3: ") as caught:
-        read_dota(path)
-    assert "\n" not in str(caught.value)
-
-
-def test_what_cannot_be_scored_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="missing"):
-        read_dota(tmp_path / "missing.txt")
+def test_what_cannot_be_scored_is_refused() -> None:
     scorer = OrientedScorer(NAMES, [True] * 3)
-    with pytest.raises(ConfigError, match="harbor of image 0"):
-        scorer.add(RECORD, [OrientedBox("harbor", upright(0, 0, 5, 5))], [])
     with pytest.raises(DataError, match="class 3"):
-        scorer.add(RECORD, [], [Detection(3, 0.5, rectangle(0, 0, 5, 5, SIZE, SIZE))])
+        scorer.add(RECORD, [], [Detection(3, 0.5, rectangle(0, 0, 5, 5, SIZE, SIZE))], 0)
     with pytest.raises(DataError, match="size"):
-        scorer.add(RECORD, [], [Detection(0, 0.5, rectangle(0, 0, 5, 5, 64, 64))])
+        scorer.add(RECORD, [], [Detection(0, 0.5, rectangle(0, 0, 5, 5, 64, 64))], 0)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -133,6 +134,16 @@ def test_an_image_without_anything_is_no_trouble() -> None:
     assert scorer.finish()["all"] == dict.fromkeys(METRICS)
     scorer.add(record(2, [(0, rectangle(0, 0, 9, 9))]), [])
     assert scorer.finish()["all"] == dict.fromkeys(METRICS, 0.0)
+
+
+def test_shares_of_several_processes_make_the_figures_of_one() -> None:
+    records, detections = crowded_scenes(11, images=7, classes=3, per_image=9)
+    whole, *shares = (PanopticScorer(["a", "b", "c"], [True, True, False], 0.3) for _ in range(4))
+    for index, item in enumerate(records):
+        for scorer in (whole, shares[index % 3]):
+            scorer.add(item, detections.get(item["image_id"], []))
+    shares[0].merge(pickle.loads(pickle.dumps(shares[1:])))
+    assert shares[0].finish() == whole.finish() and whole.finish()["images"] == 7
 
 
 def test_what_cannot_be_scored_is_refused() -> None:

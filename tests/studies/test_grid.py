@@ -13,11 +13,11 @@ from PIL import Image
 from score.detections import Detection
 from score.engine.cache import CachedImage, PredictionCache
 from score.errors import DataError
-from score.evaluation import sweep as module
 from score.evaluation.coco import coco_metrics
-from score.evaluation.sweep import METRICS, Candidates, Grid, candidates, heat_map, sweep, table
 from score.masks import RLE
 from score.model.classifier import Ensemble
+from score.studies import grid as module
+from score.studies.grid import METRICS, Candidates, Grid, candidates, heat_map, sweep, table
 from tests.evaluation.coco_cases import HEIGHT, WIDTH, crowded_scenes, record, rectangle, reference
 
 ALPHAS, BETAS = (0.0, 0.3, 1.0), (0.0, 0.5, 0.9)
