@@ -26,7 +26,7 @@ from score.studies.study import Study
 from score.studies.tables import save_json
 
 logger = logging.getLogger(__name__)
-EVALUATORS = ("evaluation", "detections.py", "studies/study.py")
+EVALUATORS = ("evaluation", "masks.py", "detections.py", "studies/study.py", "engine/evaluators.py")
 """Sources that figures come from, given predictions."""
 
 
