@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shlex
 import sys
@@ -53,6 +54,16 @@ def write_text(path: Path, text: str) -> None:
         OutputError: no space, or no right to write.
     """
     write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def save_json(path: str | Path, obj: Any, indent: int | None = 1) -> None:
+    """Write JSON, whole or not at all; None becomes ``null``, and NaN is refused.
+
+    Raises:
+        OutputError: the folder cannot be written to.
+        ValueError: a NaN or infinity.
+    """
+    write_text(Path(path), json.dumps(obj, indent=indent, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def sha256(path: Path) -> str:

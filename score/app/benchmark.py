@@ -21,23 +21,23 @@ def main(config: DictConfig) -> None:
     from score import runtime
     from score.engine import checks
     from score.files import check_writable
-    from score.studies import benchmark as runner  # not before the settings have been read: PyTorch takes seconds
-    from score.studies import benchmark_table as tables
+    from score.studies import benchmark as benchmarks  # not before the settings have been read: PyTorch takes seconds
+    from score.studies import cells
     from score.studies.study import Study
 
     checks.check_numbers(config)
     checks.check_number("top_k", config.top_k, checks.Number(int, 1))
     start = time.time()
     runtime.log_to_stdout()
-    benchmark = tables.read(str(config.benchmark), CONFIGS / "benchmark")
+    benchmark = benchmarks.read(str(config.benchmark), CONFIGS / "benchmark")
     output = Path(config.output) / benchmark.name
     for folder in (output, Path(config.predictions)):
         check_writable(folder)
     study = Study.configured(config)
     came_from = study.provenance(typed())
     counts = {"top_k": config.top_k, "max_detections": config.max_detections}
-    rows, facts = runner.run(benchmark, study, output, came_from, **counts, root=config.paths.datasets)
-    reports = runner.write_reports(
+    rows, facts = cells.run(benchmark, study, output, came_from, **counts, root=config.paths.datasets)
+    reports = cells.write_reports(
         benchmark, study, rows if config.report else [], output, came_from, **counts, pictures=config.pictures
     )
     manifest = {
@@ -51,6 +51,6 @@ def main(config: DictConfig) -> None:
         "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
     note = f"limit={config.limit}: a part of each target, not to compare with the paper" if config.limit else ""
-    written = [*reports, *runner.write_tables(benchmark, rows, output, manifest, note)]
-    print(f"\n{tables.terminal(benchmark, rows, note)}\n\n{output}:")
+    written = [*reports, *benchmarks.write_tables(benchmark, rows, output, manifest, note)]
+    print(f"\n{benchmarks.terminal(benchmark, rows, note)}\n\n{output}:")
     print(textwrap.fill(", ".join(path.name for path in written), initial_indent="  ", subsequent_indent="  "))

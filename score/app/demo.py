@@ -20,7 +20,8 @@ def main(config: DictConfig) -> None:
     from score import runtime  # not before the settings have been read: PyTorch takes seconds
     from score.engine.evaluate import evaluate
     from score.engine.trainer import train
-    from score.studies.tables import save_json, summary
+    from score.evaluation.tables import summary
+    from score.files import save_json
     from score.weights import folder
 
     trained = train(config, "tools/demo.py")

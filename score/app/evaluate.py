@@ -20,8 +20,8 @@ def main(config: DictConfig) -> None:
     from score.data.loaders import test_records
     from score.engine import checks
     from score.engine.predictions import fingerprint
-    from score.files import check_writable
-    from score.studies.tables import save_json, summary, tables
+    from score.evaluation.tables import overview, summary
+    from score.files import check_writable, save_json
     from score.weights import folder
 
     checks.check_numbers(config)
@@ -59,7 +59,7 @@ def main(config: DictConfig) -> None:
         path = output / f"{name}.json"
         dataset_hash = fingerprint(test_records(dataset, config.limit))
         save_json(path, {"dataset": dataset, "dataset_hash": dataset_hash, **source, "changes": changes, **results})
-        print(f"{name}: {results['seconds_per_image']:.2f} s an image\nsaved as {path}\n{tables(results)}\n")
+        print(f"{name}: {results['seconds_per_image']:.2f} s an image\nsaved as {path}\n{overview(results)}\n")
         rows[name] = results
     if len(rows) > 1 and all("all" in results for results in rows.values()):
         print(summary(rows))

@@ -17,10 +17,9 @@ from score.data.images import SUFFIXES, read_image
 from score.detections import Detection
 from score.drawing import draw
 from score.errors import ConfigError, DataError, OutputError
-from score.files import check_writable
+from score.files import check_writable, save_json
 from score.model.vocabulary import check
 from score.segmenter import Segmenter
-from score.studies.tables import save_json
 
 PICTURES, JSON = "pictures", "predictions.json"
 LIMITS = {"score": (0, 1), "overlap": (0, 1), "top_k": (1, math.inf), "min_area": (0, math.inf)}

@@ -16,9 +16,8 @@ from score.app.command import command
 @command("commands/report")
 def main(config: DictConfig) -> None:
     from score.errors import ConfigError
-    from score.files import check_writable, write_text
+    from score.files import check_writable, save_json, write_text
     from score.studies import ablation as runs
-    from score.studies.tables import save_json
 
     folders = config.runs if isinstance(config.runs, ListConfig) else [config.runs]
     if not folders:
@@ -27,10 +26,10 @@ def main(config: DictConfig) -> None:
     lines = runs.fold(found)
     if config.output is not None:
         check_writable(Path(f"{config.output}").parent)
-    print(runs.terminal(lines))
+    print("\n\n".join(table.plain() for table in runs.tables(lines)))
     for folder in unscored:
         print(f"left out: {folder}, not trained to the end or not scored", file=sys.stderr)
     if config.output is not None:
-        write_text(Path(f"{config.output}.md"), runs.markdown(lines))
+        write_text(Path(f"{config.output}.md"), "\n".join(table.markdown() for table in runs.tables(lines, 2, " ± ")))
         save_json(f"{config.output}.json", runs.as_json(lines))
         print(f"\n{config.output}.md, {config.output}.json")

@@ -21,11 +21,10 @@ def main(config: DictConfig) -> None:
     import score.engine.evaluate as inference  # not before the settings have been read: PyTorch takes seconds
     from score import runtime
     from score.engine import checks
-    from score.files import check_writable, write_whole
+    from score.files import check_writable, save_json, write_whole
     from score.studies import sweep as sweeps
     from score.studies.grid import as_json, heat_map, table
     from score.studies.study import Study
-    from score.studies.tables import save_json
 
     checks.check_numbers(config)
     sweeps.check(config)

@@ -28,8 +28,9 @@ from score.engine.checkpoint import RunCheckpointer, has_checkpoint, read_last, 
 from score.engine.evaluate import evaluate, register
 from score.engine.optim import ClippedAdamW, parameter_groups, warmed_up
 from score.errors import ConfigError, DataError, ScoreError
+from score.evaluation.tables import overview
+from score.files import save_json
 from score.model.score import SCORE
-from score.studies.tables import save_json, tables
 from score.weights import folder as model_folder
 from score.weights.start import initialise
 
@@ -232,7 +233,7 @@ class Session:
             if not results:
                 continue
             self.results[test.name] = results
-            logger.info(f"\n{test.name}\n{tables(results)}\n")
+            logger.info(f"\n{test.name}\n{overview(results)}\n")
             save_json(self.output / "evaluation" / f"{test.name}.json", results)
             if settings.pictures:
                 _show(pictures, test.name)
@@ -242,7 +243,7 @@ class Session:
     def _card(self, command: str) -> dict[str, str]:
         """Sections of the model's card."""
         versions = ", ".join(f"{key} {value}" for key, value in runtime.versions().items())
-        figures = "\n\n".join(f"{name}\n\n```\n{tables(result)}\n```" for name, result in self.results.items())
+        figures = "\n\n".join(f"{name}\n\n```\n{overview(result)}\n```" for name, result in self.results.items())
         data, optim = self.data, self.config.optim
         facts = [
             f"data: {data.name}, {data.annotated:,} images with {data.instances:,} instances{_licence(data)}",

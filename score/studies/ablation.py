@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import yaml
 
 from score.errors import DataError
+from score.evaluation.tables import Cell, Table
 
 IGNORED = ("choices", "name", "output", "overwrite", "paths", "resume", "runtime", "seed", "hydra")
 """Settings that make no other experiment, only another run of it."""
@@ -163,39 +163,29 @@ def _label(values: Mapping[str, Any], keys: Sequence[str]) -> str:
     return ", ".join(f"{key}={values.get(key)}" for key in keys)
 
 
-def terminal(lines: Sequence[Line]) -> str:
-    """A table of at most 80 columns, a block for each dataset: mean, and the standard deviation over seeds below."""
-    blocks = []
+def tables(lines: Sequence[Line], digits: int = 1, between: str = "\n± ") -> list[Table]:
+    """A table for each dataset: mean and, of two runs and more, standard deviation over seeds.
+
+    Args:
+        lines: as :func:`fold` gives them.
+        digits: after the point.
+        between: mean and deviation.
+    """
+
+    def cell(values: Sequence[float]) -> Cell:
+        spread = f"{between}{statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+        return f"{statistics.fmean(values):.{digits}f}{spread}" if values else None
+
+    titles = [metric if group == "all" else f"{group} {metric}" for group, metric in FIGURES]
+    found = []
     for dataset in dict.fromkeys(line.dataset for line in lines):
-        block = [
-            f"{_fit(dataset, 35):35}{'seeds':>5}{'AP':>8}{'AP50':>8}{'seen':>8}{'unseen':>8}{'h. mean':>8}",
-            "-" * 80,
+        own = [line for line in lines if line.dataset == dataset]
+        rows = [
+            [line.label or "all runs", ", ".join(map(str, line.seeds)), *(cell(line.values[key]) for key in FIGURES)]
+            for line in own
         ]
-        for line in (line for line in lines if line.dataset == dataset):
-            means = [_mean(line.values[key]) for key in FIGURES]
-            label = line.label or "all runs"
-            if len(label) > 35:  # on lines of its own
-                block += textwrap.wrap(label, 80)
-                label = ""
-            block.append(f"{label:35}{len(line.seeds):>5}" + _row(means))
-            if len(line.seeds) > 1:
-                spreads = [_spread(line.values[key]) for key in FIGURES]
-                block.append(f"{'':37}+/-" + _row(spreads))
-        blocks.append("\n".join(block))
-    return "\n\n".join(blocks)
-
-
-def markdown(lines: Sequence[Line]) -> str:
-    """A pipe table: mean and standard deviation over seeds."""
-    head = ["settings", "dataset", "seeds", *(f"{metric} {group}" for group, metric in FIGURES)]
-    rows = [head, ["---", "---", "---:", *["---:"] * len(FIGURES)]]
-    for line in lines:
-        cells = []
-        for key in FIGURES:
-            mean, spread = _mean(line.values[key]), _spread(line.values[key])
-            cells.append("-" if mean is None else f"{mean:.2f}" + (f" ± {spread:.2f}" if spread is not None else ""))
-        rows.append([line.label or "all runs", line.dataset, ", ".join(map(str, line.seeds)), *cells])
-    return "".join("| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |\n" for row in rows)
+        found.append(Table([dataset, "seeds", *titles], rows))
+    return found
 
 
 def as_json(lines: Sequence[Line]) -> list[dict[str, Any]]:
@@ -209,20 +199,3 @@ def as_json(lines: Sequence[Line]) -> list[dict[str, Any]]:
         }
         for line in lines
     ]
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return statistics.fmean(values) if values else None
-
-
-def _spread(values: Sequence[float]) -> float | None:
-    """The sample's standard deviation; undefined for fewer than two."""
-    return statistics.stdev(values) if len(values) > 1 else None
-
-
-def _row(values: Sequence[float | None]) -> str:
-    return "".join(f"{'-' if value is None else f'{value:.1f}':>8}" for value in values)
-
-
-def _fit(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"

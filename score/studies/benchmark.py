@@ -1,215 +1,206 @@
-"""Run a benchmark: predict every target once, score it at each pair, keep what is finished."""
+"""A benchmark: targets, pairs of exponents and published figures; its rows, and its table beside the paper."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import logging
-import time
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import hotcoco
-from detectron2.data import MetadataCatalog
+import yaml
 
-from score.data import catalog
-from score.data.loaders import test_records
-from score.engine import evaluators, predictions
-from score.errors import ConfigError, DataError
-from score.evaluation.coco import Metrics
-from score.files import write_text
-from score.studies import benchmark_table as tables
-from score.studies import reports
-from score.studies.benchmark_table import PAIRS, Benchmark, Row
-from score.studies.study import Study
-from score.studies.tables import save_json
+from score.errors import ConfigError
+from score.evaluation import coco, semantic
+from score.evaluation.tables import Cell, Table
+from score.files import save_json, write_text
 
-logger = logging.getLogger(__name__)
-EVALUATORS = ("evaluation", "masks.py", "detections.py", "studies/study.py", "engine/evaluators.py")
-"""Sources that figures come from, given predictions."""
+PAIRS = ("published", "fixed")
+GROUPS = ("all", "seen", "unseen", "harmonic")
+TASKS = {"instances": coco.METRICS, "semantic": semantic.METRICS}
+MEAN = "mean"
 
 
-def run(
-    benchmark: Benchmark,
-    study: Study,
-    output: Path,
-    came_from: Mapping[str, Any],
-    *,
-    top_k: int,
-    max_detections: int,
-    root: str | Path | None,
-) -> tuple[list[Row], dict[str, dict[str, Any]]]:
-    """Score every target at its published pair and at the fixed one.
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark's YAML.
 
-    Args:
-        benchmark: what to score.
-        study: the model.
-        output: finished cells are kept in ``output/cells`` under a hash of all that they depend on.
-        came_from: kept with the cells that are scored now.
-        top_k, max_detections: of an image.
-        root: of the datasets' working layout.
+    Attributes:
+        name: of the file.
+        task: ``instances`` or ``semantic``.
+        targets: dataset to its published ``alpha`` and ``beta``; one's own files as ``json`` and ``images``.
+        fixed: the one pair.
+        published: method to its figures by dataset; ``mean`` is one over the targets.
+        compare: the method that gaps are to, or None.
+    """
 
-    Returns:
-        The rows in the benchmark's order, published before fixed, and facts of each target: hash, images, and when and
-        by what its cells were made. A part of a target has no published figure beside it.
+    name: str
+    task: str
+    targets: Mapping[str, Mapping[str, Any]]
+    fixed: Mapping[str, float]
+    published: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    compare: str | None = None
+
+    def pair(self, target: str, kind: str) -> tuple[float, float]:
+        """Alpha and beta of a target: the ``published`` ones, or the ``fixed`` ones."""
+        pair = self.targets[target] if kind == "published" else self.fixed
+        return float(pair["alpha"]), float(pair["beta"])
+
+    def reported(self, target: str, method: str | None = None) -> float | None:
+        """A published figure of a target, by default the one that ours is compared with.
+
+        The mean over targets is as stated, or computed where all are.
+        """
+        figures = self.published.get(method or self.compare or "", {})
+        if target == MEAN and MEAN not in figures and figures.keys() >= self.targets.keys():
+            return sum(figures[name] for name in self.targets) / len(self.targets)
+        return figures.get(target)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One target at one pair.
+
+    Attributes:
+        target: the dataset.
+        kind: ``published`` or ``fixed``: whose pair.
+        alpha, beta: the pair.
+        metrics: as :meth:`CocoScorer.finish` has them, None where the target is missing.
+        missing: why, or an empty text.
+        whole: whether all of the target was scored; a part is not compared with published figures.
+    """
+
+    target: str
+    kind: str
+    alpha: float
+    beta: float
+    metrics: Mapping[str, Any] | None
+    missing: str = ""
+    whole: bool = True
+
+    def value(self, group: str, metric: str) -> float | None:
+        """A figure, None where undefined."""
+        return None if self.metrics is None else self.metrics[group].get(metric)
+
+    @property
+    def box(self) -> float | None:
+        """AP of boxes over all classes, None where undefined."""
+        return (self.metrics or {}).get("boxes", {}).get("all", {}).get("AP")
+
+
+def read(name: str, folder: Path) -> Benchmark:
+    """Read a benchmark by its name in ``folder``, or by the path of its YAML.
 
     Raises:
-        ConfigError: a target's name is that of another dataset, or it cannot be scored for the benchmark's task.
-        DataError: a target is there, but cannot be used.
+        ConfigError: there is none, or it lacks something.
     """
-    catalog.register(Path(root) if root else None)
-    reasons = {target: missing(target, settings) for target, settings in benchmark.targets.items()}
-    for target in (target for target, reason in reasons.items() if not reason):  # all, before any is predicted
-        evaluators.choose(benchmark.task, target)
-        test_records(target, study.limit)
-    rows: list[Row] = []
-    facts: dict[str, dict[str, Any]] = {}
-    for target, reason in reasons.items():
-        if reason:
-            logger.info(f"{target}: missing, {reason}")
-            rows += [Row(target, kind, *benchmark.pair(target, kind), None, reason) for kind in PAIRS]
-            facts[target] = {"missing": reason}
+    path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(item.stem for item in folder.glob("*.yaml")))
+        raise ConfigError(f"benchmark={name}: no such file; there are {known}, or give the path of your own YAML")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content["published"] = {
+            method: {target: float(value) for target, value in figures.items() if value is not None}
+            for method, figures in (content.get("published") or {}).items()
+        }
+        found = Benchmark(name=path.stem, **content)
+        fault = _fault(found)
+    except (yaml.YAMLError, TypeError, KeyError, ValueError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise ConfigError(f"{path}: not a benchmark ({reason}); see configs/benchmark/isaid_transfer.yaml") from error
+    if fault:
+        raise ConfigError(f"{path}: {fault}")
+    return found
+
+
+def _fault(found: Benchmark) -> str:
+    """What is wrong with a benchmark and what to do, or an empty text."""
+    if str(found.task) not in TASKS:
+        return f"task {found.task}; it is one of {', '.join(TASKS)}"
+    if not found.targets:
+        return "it needs targets, each with alpha and beta"
+    for target, settings in found.targets.items():
+        if not isinstance(target, str) or "/" in target or target == MEAN:
+            return f"a target called {target}; name it by another word, without slashes and not {MEAN}"
+        files = {key: value for key, value in settings.items() if key not in ("alpha", "beta")}
+        if files and (files.keys() != {"json", "images"} or not all(isinstance(x, str) for x in files.values())):
+            return f"{target} takes alpha, beta, and for one's own files both json and images"
+        if not all(0 <= value <= 1 for kind in PAIRS for value in found.pair(target, kind)):
+            return f"{target} or fixed has an alpha or beta that is not in 0 .. 1"
+    if found.compare and found.published and str(found.compare) not in found.published:
+        return f"compare: {found.compare} is none of {', '.join(found.published)}"
+    return ""
+
+
+def mean_rows(benchmark: Benchmark, rows: Sequence[Row]) -> list[Row]:
+    """The mean over targets at each kind of pair, where more than one target is there and none is missing."""
+    found = []
+    for kind in PAIRS:
+        mine = [row for row in rows if row.kind == kind]
+        if len(mine) < 2 or any(row.metrics is None for row in mine):
             continue
-        cells = Cells(study, target, benchmark.task, output / "cells", came_from, top_k, max_detections)
-        made = {}
-        for kind in PAIRS:
-            alpha, beta = benchmark.pair(target, kind)
-            metrics, made[kind] = cells.get(alpha, beta)
-            rows.append(Row(target, kind, alpha, beta, metrics, whole=study.limit is None))
-        facts[target] = {**cells.facts, "images": cells.images, "cells": made}
-    return rows, facts
+        metrics: dict[str, Any] = {
+            group: {metric: _mean([row.value(group, metric) for row in mine]) for metric in TASKS[benchmark.task]}
+            for group in GROUPS
+        }
+        metrics["boxes"] = {"all": {"AP": _mean([row.box for row in mine])}}
+        found.append(Row(MEAN, kind, float("nan"), float("nan"), metrics, whole=all(row.whole for row in mine)))
+    return found
 
 
-def write_reports(
-    benchmark: Benchmark, study: Study, rows: Sequence[Row], output: Path, facts: Mapping[str, Any], **counts: int
-) -> list[Path]:
-    """Write an HTML report of every instance target that is there, at its published pair; older ones are removed.
+def _mean(values: Sequence[float | None]) -> float | None:
+    """None where one of them is."""
+    defined = [value for value in values if value is not None]
+    return sum(defined) / len(values) if len(defined) == len(values) else None
 
-    Args:
-        benchmark, study, output: as :func:`run` has them.
-        rows: what it returned, or some of it.
-        facts: what the figures come from.
-        counts: ``top_k``, ``max_detections`` and ``pictures``, as :func:`score.studies.reports.write` has them.
-    """
-    paths: list[Path] = []
-    for target in benchmark.targets:
-        (output / f"{target}.html").unlink(missing_ok=True)  # beside new tables it would be taken for their own
-    for row in rows:
-        if benchmark.task == "instances" and row.kind == "published" and row.metrics is not None:
-            with study.predicted(row.target) as predicted:
-                path = output / f"{row.target}.html"
-                shown = {**facts, "dataset hash": predicted.facts["dataset"]}
-                if study.limit is not None:
-                    shown["limit"] = f"{len(predicted.records)} images only"
-                reports.write(path, predicted, dict(row.metrics), alpha=row.alpha, beta=row.beta, facts=shown, **counts)
-            paths.append(path)
-    return paths
+
+def table(benchmark: Benchmark, rows: Sequence[Row]) -> Table:
+    """Every row beside the published figure, a mean of targets below."""
+    metrics = TASKS[benchmark.task]
+    first = metrics[0]
+    boxes = ["box AP"] if benchmark.task == "instances" else []
+    head = ["target", "pair", "alpha", "beta", first, *(f"{group} {first}" for group in GROUPS[1:])]
+    head += [f"{benchmark.compare or 'published'} {first}", "gap", *metrics[1:], *boxes, "missing"]
+    lines: list[list[Cell]] = []
+    for row in [*rows, *mean_rows(benchmark, rows)]:
+        pair = ["", ""] if math.isnan(row.alpha) else [f"{row.alpha:.3g}", f"{row.beta:.3g}"]
+        own = row.value("all", first)
+        reported = benchmark.reported(row.target) if row.whole else None
+        gap = None if own is None or reported is None else f"{own - reported:+.2f}"
+        figures: list[Cell] = [*(row.value(group, first) for group in GROUPS), reported, gap]
+        figures += [row.value("all", metric) for metric in metrics[1:]]
+        lines.append([row.target, row.kind, *pair, *figures, *([row.box] if boxes else []), row.missing])
+    return Table(head, lines, keys=2)
+
+
+def published(benchmark: Benchmark) -> Table:
+    """What papers state of the targets, a row for each method."""
+    columns = [*benchmark.targets, MEAN]
+    rows = [[method, *(benchmark.reported(name, method) for name in columns)] for method in benchmark.published]
+    return Table([f"published {TASKS[benchmark.task][0]}", *columns], rows)
+
+
+def terminal(benchmark: Benchmark, rows: Sequence[Row], note: str = "") -> str:
+    """The tables in lines of at most 80 columns, what is missing, and a note."""
+    there = table(benchmark, [row for row in rows if not row.missing])
+    shown = Table(there.head[:-1], [row[:-1] for row in there.rows], there.keys)
+    parts = [shown.plain()] if shown.rows else []
+    parts += ["\n".join(f"{row.target}  missing: {row.missing}"[:80] for row in rows[:: len(PAIRS)] if row.missing)]
+    parts += [published(benchmark).plain(digits=2)] if benchmark.published else []
+    return "\n\n".join(filter(None, [*parts, note]))
 
 
 def write_tables(
     benchmark: Benchmark, rows: Sequence[Row], output: Path, manifest: Mapping[str, Any], note: str = ""
 ) -> list[Path]:
     """Write the table as Markdown, CSV, LaTeX and JSON, and the manifest; the note stands below the Markdown."""
-    texts = {
-        "table.md": tables.markdown(benchmark, rows, note),
-        "table.csv": tables.comma_separated(benchmark, rows),
-        "table.tex": tables.latex(benchmark, rows),
-    }
+    whole = table(benchmark, rows)
+    below = published(benchmark).markdown() if benchmark.published else ""
+    markdown = "\n".join(filter(None, [whole.markdown(), below, note and f"{note}\n"]))
+    texts = {"table.md": markdown, "table.csv": whole.csv(), "table.tex": whole.latex()}
     for name, text in texts.items():
         write_text(output / name, text)
-    save_json(output / "results.json", tables.as_json(rows))
+    save_json(output / "results.json", [asdict(row) for row in rows])
     save_json(output / "manifest.json", manifest)
     return [output / name for name in (*texts, "results.json", "manifest.json")]
-
-
-def missing(target: str, settings: Mapping[str, Any]) -> str:
-    """Why a target cannot be scored here, or an empty text: it is not known, or its files are not on this disk.
-
-    Args:
-        target: its name; one's own files are registered under it.
-        settings: its ``json`` and ``images`` where they are one's own.
-
-    Raises:
-        ConfigError: one's own dataset has the name of another.
-        DataError: its JSON cannot be used.
-    """
-    if "json" in settings:
-        own = Path(settings["json"]), Path(settings["images"])
-        absent = [path for path in own if not path.exists()]
-        if absent:
-            return f"no {absent[0]}"
-        if catalog.custom(*own, target) != target:
-            raise ConfigError(f"targets.{target}: this is the name of another dataset; give your own another one")
-        return ""
-    try:
-        catalog.require(target)
-    except DataError:
-        return "no such dataset is registered"
-    if catalog.is_drawn(target):
-        return ""
-    found = MetadataCatalog.get(target)
-    needed = [path for path in (found.json_file, found.get("label_root"), found.image_root) if path]
-    absent = [Path(path) for path in needed if not Path(path).exists()]
-    if absent:
-        return f"no {Path(*absent[0].parts[-3:])}"
-    return "" if needed else "no root of datasets is set"
-
-
-class Cells:
-    """A target's figures by pair: read where they are finished, otherwise scored and kept.
-
-    Args:
-        study: the model.
-        target: a registered dataset.
-        task: ``instances`` or ``semantic``.
-        folder: of finished cells.
-        came_from: kept with the cells that are scored now.
-        top_k, max_detections: of an image.
-    """
-
-    def __init__(
-        self,
-        study: Study,
-        target: str,
-        task: str,
-        folder: Path,
-        came_from: Mapping[str, Any],
-        top_k: int,
-        max_detections: int,
-    ) -> None:
-        self.study, self.target, self.task, self.folder, self.came_from = study, target, task, folder, came_from
-        self.top_k, self.max_detections = top_k, max_detections
-        records = test_records(target, study.limit)
-        self.images = len(records)
-        self.facts = study.facts(target, records)
-
-    def get(self, alpha: float, beta: float) -> tuple[Metrics, dict[str, Any]]:
-        """Figures at one pair, and what they come from: with ``seconds`` and ``finished``, here and now or before."""
-        question: dict[str, Any] = {
-            **self.facts,
-            "task": self.task,
-            "alpha": alpha,
-            "beta": beta,
-            "top_k": self.top_k,
-            "max_detections": self.max_detections,
-            "evaluator": f"score {predictions.code(*EVALUATORS)}, hotcoco {hotcoco.__version__}",
-        }
-        path = self.folder / f"{self.target}-{predictions.digest(question)}.json"
-        said = f"{self.target}  alpha {alpha:g}  beta {beta:g}"
-        with contextlib.suppress(OSError, ValueError, KeyError):  # not there, or damaged
-            known = json.loads(path.read_text(encoding="utf-8"))
-            found = known["metrics"], known["made"]
-            logger.info(f"{said}  finished before")
-            return found
-        start = time.perf_counter()
-        if self.task == "semantic":
-            metrics = self.study.semantic(self.target, alpha, beta)
-        else:
-            with self.study.predicted(self.target) as predicted:
-                metrics = predicted.score(alpha, beta, self.top_k, self.max_detections)
-        seconds = round(time.perf_counter() - start, 1)
-        made = {**self.came_from, "seconds": seconds, "finished": time.strftime("%Y-%m-%d %H:%M:%S")}
-        save_json(path, {"question": question, "made": made, "metrics": metrics})
-        logger.info(f"{said}  done in {seconds:.1f} s")
-        return metrics, made

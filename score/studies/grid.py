@@ -25,6 +25,7 @@ from score.engine.cache import CachedImage
 from score.errors import DataError
 from score.evaluation.coco import harmonic_mean, ranks
 from score.evaluation.matching import ABSENT, Contenders, Order, average_precision, contenders, match
+from score.evaluation.tables import Cell, Table
 from score.masks import encode_shape
 from score.model.classifier import Ensemble
 from score.model.postprocess import best_pairs
@@ -242,22 +243,19 @@ def _choices(
 
 
 def table(grid: Grid, group: Group = "all", metric: Metric = "AP") -> str:
-    """Lay out one figure: a line for each alpha, a column for each beta, ``*`` after the best.
+    """Lay out one figure: a line for each alpha, a column for each beta, ``*`` before the best.
 
     Returns:
-        Lines of at most 80 characters for 11 betas, without a last newline; ``-`` stands for what is undefined.
+        Lines of at most 80 characters, without a last newline; ``-`` stands for what is undefined.
     """
     values = grid.mean(group, metric)
-    best = None if np.isnan(values).all() else _best(grid, group, metric)
-    lines = ["alpha \\ beta " + "".join(f"{beta:>5.3g} " for beta in grid.betas)]
-    for row, alpha in enumerate(grid.alphas):
-        cells = [
-            ("-" if np.isnan(value) else f"{value:.1f}").rjust(5) + ("*" if (row, column) == best else " ")
-            for column, value in enumerate(values[row])
-        ]
-        lines.append(f"{alpha:>12.3g} " + "".join(cells))
-    lines.append(_title(grid, group, metric))
-    return "\n".join(line.rstrip() for line in lines)
+    cells: list[list[Cell]] = [[None if np.isnan(value) else f"{value:.1f}" for value in row] for row in values]
+    if not np.isnan(values).all():
+        row, column = _best(grid, group, metric)
+        cells[row][column] = f"*{cells[row][column]}"
+    rows = [[f"{alpha:.3g}", *line] for alpha, line in zip(grid.alphas, cells, strict=True)]
+    text = Table(["alpha/beta", *(f"{beta:.3g}" for beta in grid.betas)], rows).plain()
+    return f"{text}\n{_title(grid, group, metric)}"
 
 
 def heat_map(grid: Grid, group: Group = "all", metric: Metric = "AP", title: str = "") -> bytes:

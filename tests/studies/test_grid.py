@@ -214,9 +214,9 @@ def test_best(grid: Grid) -> None:
 @pytest.mark.parametrize("group", ["all", "seen", "harmonic"])
 def test_table_fits_a_terminal(grid: Grid, group: str) -> None:
     lines = table(grid, group, "AP75").splitlines()
-    assert max(map(len, lines)) <= 80 and len(lines) == 13
-    assert [index for index, line in enumerate(lines) if "*" in line] == [3]
-    assert f"{grid.mean(group).max():.1f}*" in lines[3]
+    assert max(map(len, lines)) <= 80
+    assert [line.split()[0] for line in lines if "*" in line] == ["0.2"]
+    assert table(grid, group, "AP75").count(f"*{grid.mean(group).max():.1f}") == 1
 
 
 @pytest.mark.parametrize("group", ["all", "unseen"])

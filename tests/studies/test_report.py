@@ -16,7 +16,7 @@ from score.detections import Detection
 from score.errors import OutputError
 from score.evaluation.coco import CocoScorer
 from score.evaluation.diagnosis import Diagnosis, ImageQuality
-from score.studies.html import CONFUSED, CURVES, DASH, Picture, Section, write_report
+from score.studies.report import CONFUSED, CURVES, DASH, Picture, Section, write_page
 from tests.evaluation.coco_cases import crowded_scenes, record, rectangle
 
 VOID = {"meta", "img", "col", "br", "path", "polyline", "line", "use"}
@@ -79,7 +79,7 @@ def write(
         diagnosis.add(item, detections.get(item["image_id"], []))
         scorer.add(item, detections.get(item["image_id"], []))
     options: dict[str, Any] = {"title": "A report", "facts": {}, **further}
-    write_report(folder / "report.html", metrics=scorer.finish(), findings=diagnosis.finish(), **options)
+    write_page(folder / "report.html", metrics=scorer.finish(), findings=diagnosis.finish(), **options)
     return Page(folder / "report.html")
 
 
@@ -227,6 +227,4 @@ def test_the_file_is_written_whole_or_refused(tmp_path: Path) -> None:
 def test_other_classes_are_refused(tmp_path: Path) -> None:
     metrics = CocoScorer(["ship"], [True]).finish()
     with pytest.raises(ValueError, match="different classes"):
-        write_report(
-            tmp_path / "report.html", title="", facts={}, metrics=metrics, findings=Diagnosis(["car"]).finish()
-        )
+        write_page(tmp_path / "report.html", title="", facts={}, metrics=metrics, findings=Diagnosis(["car"]).finish())

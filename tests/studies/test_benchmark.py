@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-import csv
-import io
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,16 +9,15 @@ import pytest
 import yaml
 
 from score.errors import ConfigError
-from score.studies.benchmark_table import (
+from score.studies.benchmark import (
     Benchmark,
     Row,
-    cells,
-    comma_separated,
-    latex,
-    markdown,
     mean_rows,
+    published,
     read,
+    table,
     terminal,
+    write_tables,
 )
 
 PAIR = {"alpha": 0.2, "beta": 1 / 3}
@@ -54,16 +52,22 @@ def test_means_are_over_targets_that_are_all_there() -> None:
     assert mean_rows(benchmark("a"), rows(a=10.0)) == []
 
 
+def ends(benchmark: Benchmark, rows: list[Row]) -> list[tuple]:
+    """The published figure, the gap to it, and why a target is missing, of each row."""
+    found = table(benchmark, rows)
+    where = [found.head.index(title) for title in (f"{benchmark.compare or 'published'} AP", "gap", "missing")]
+    return [tuple(row[index] for index in where) for row in found.rows]
+
+
 def test_the_gap_is_ours_less_the_published_figure() -> None:
     paper = benchmark("a", "b", compare="SCORE", published={"SCORE": {"a": 12.5, "b": 30.5}})
-    table = cells(paper, rows(a=10.0, b=30.0))
-    ends = [["12.50", "-2.50"], ["30.50", "-0.50"], ["21.50", "-1.50"]]
-    assert [line[-3:] for line in table] == [[*end, ""] for end in ends for _ in range(2)]
+    expected = [(12.5, "-2.50", ""), (30.5, "-0.50", ""), (21.5, "-1.50", "")]
+    assert ends(paper, rows(a=10.0, b=30.0)) == [*[line for line in expected[:2] for _ in range(2)], *[expected[2]] * 2]
     stated = benchmark("a", "b", compare="SCORE", published={"SCORE": {"mean": 29.76}})
-    assert cells(stated, rows(a=10.0, b=30.0))[-1][-3:] == ["29.76", "-9.76", ""]
+    assert ends(stated, rows(a=10.0, b=30.0))[-1] == (29.76, "-9.76", "")
     part = [replace(row, whole=False) for row in rows(a=10.0, b=30.0)]
-    assert {tuple(line[-3:]) for line in cells(paper, part)} == {("-", "-", "")}
-    assert cells(paper, rows(a=10.0, b=None))[-1][-3:] == ["30.50", "-", "no file"]
+    assert set(ends(paper, part)) == {(None, None, "")}
+    assert ends(paper, rows(a=10.0, b=None))[-1] == (30.5, None, "no file")
 
 
 def test_a_terminal_of_80_columns_is_enough_for_many_targets() -> None:
@@ -71,26 +75,25 @@ def test_a_terminal_of_80_columns_is_enough_for_many_targets() -> None:
     many = benchmark(*targets, compare="SCORE", published={"SCORE": dict.fromkeys(targets, 100.0)})
     text = terminal(many, rows(**dict.fromkeys(targets, 100.0)), "limit=5")
     assert max(map(len, text.splitlines())) <= 80
-    assert "100.0100.0" not in text and "0  0.333" in text and text.endswith("\nlimit=5")
-    published = text[text.index("\npublished") :]
-    assert published.count("100.00") == 6 and "mean" in published  # five and their mean, in two blocks
+    assert "100.0100.0" not in text and " 0  0.333" in text and text.endswith("\nlimit=5")
+    below = text[text.index("\npublished") :]
+    assert below.count("100.00") == 6 and "mean" in below  # five and their mean
 
 
 def test_a_published_mean_alone_is_shown() -> None:
     paper = benchmark("a", "b", compare="SCORE", published={"GSNet": {"mean": 28.63}, "SCORE": {"mean": 29.76}})
-    for text in (terminal(paper, rows(a=1.0, b=None)), markdown(paper, rows(a=1.0, b=None))):
-        assert "28.63" in text and "29.76" in text
+    text = terminal(paper, rows(a=1.0, b=None))
+    assert "28.63" in text and "29.76" in text and "b  missing: no file" in text
+    assert [row[-1] for row in published(paper).rows] == [28.63, 29.76]
 
 
-def test_names_hold_anything() -> None:
-    name = r"a_b%|${}^~\,"
-    own = benchmark(name, compare="S_C", published={"S_C": {name: 1.0}})
-    line = latex(own, rows(**{name: 2.0})).splitlines()[4]
-    assert line.startswith(r"a\_b\%|\$\{\}\textasciicircum{}\textasciitilde{}\textbackslash{}, & published & 0 & ")
-    assert line.endswith(r"\\")
-    assert markdown(own, rows(**{name: 2.0})).splitlines()[2].startswith(r"| a_b%\|${}^~\, | published |")
-    found = list(csv.DictReader(io.StringIO(comma_separated(own, rows(**{name: 2.0})))))
-    assert found[0]["target"] == name and found[0]["unseen AP"] == "" and found[0]["gap"] == "+1.00"
+def test_what_is_written_holds_every_row_and_the_note(tmp_path: Path) -> None:
+    paper = benchmark("a", compare="SCORE", published={"SCORE": {"a": 1.0}})
+    written = write_tables(paper, rows(a=2.0), tmp_path, {"seed": 1}, "limit=5")
+    assert [path.name for path in written] == ["table.md", "table.csv", "table.tex", "results.json", "manifest.json"]
+    text = (tmp_path / "table.md").read_text()
+    assert text.count("| a ") == 2 and "published" in text and text.endswith("\nlimit=5\n")
+    assert [row["kind"] for row in json.loads((tmp_path / "results.json").read_text())] == ["published", "fixed"]
 
 
 @pytest.mark.parametrize(
@@ -122,5 +125,5 @@ def test_published_figures_may_be_left_out(tmp_path: Path) -> None:
     for name, changes in {"none": {"published": None}, "some": {"published": {"SCORE": {"nwpu_val": None}}}}.items():
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({**OWN, **changes}))
         found = read(name, tmp_path)
-        assert cells(found, rows(nwpu_val=1.0))[0][-3:] == ["-", "-", ""]
-        assert "nwpu_val" in terminal(found, rows(nwpu_val=1.0)) + markdown(found, rows(nwpu_val=1.0))
+        assert ends(found, rows(nwpu_val=1.0))[0] == (None, None, "")
+        assert "nwpu_val" in terminal(found, rows(nwpu_val=1.0))

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import csv
+import io
+
+import pytest
+
+from score.evaluation.coco import coco_metrics
+from score.evaluation.tables import Table, of_task, summary
+from tests.evaluation.coco_cases import crowded_scenes
+
+NAMES = ["ship", "expressway-service-area with a very long name", "storage_tank", "never"]
+
+
+@pytest.fixture(scope="module")
+def metrics() -> dict:
+    records, detections = crowded_scenes(5, images=6, classes=4, per_image=20)
+    return coco_metrics(records, detections, NAMES, [True, True, False, False])
+
+
+def test_table_fits_80_columns_and_says_everything(metrics: dict) -> None:
+    text = of_task(metrics)
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 80
+    starts = [line.split()[0] for line in lines if line.strip()]
+    for start in ("all", "seen", "unseen", "harmonic", "ship", "storage_tank", "never"):
+        assert start in starts
+    ship = next(line for line in lines if line.startswith("ship")).split()
+    assert ship[1:5] == [
+        "seen",
+        str(metrics["per_class"]["ship"]["instances"]),
+        f"{metrics['per_class']['ship']['AP']:.1f}",
+        f"{metrics['per_class']['ship']['AP50']:.1f}",
+    ]
+    assert next(line for line in lines if line.startswith("never")).split()[1:4] == ["unseen", "0", "-"]
+
+
+def test_columns_line_up_under_their_heads(metrics: dict) -> None:
+    lines = of_task(metrics).splitlines()
+    end = lines[0].index("AP50") + 4
+    row = next(line for line in lines if line.startswith("all"))
+    assert row[:end].split()[-1] == f"{metrics['all']['AP50']:.1f}" and len(row[:end].rstrip()) == end
+
+
+def test_names_too_long_for_their_column_go_on_below(metrics: dict) -> None:
+    lines = [line.split() for line in of_task(metrics).splitlines()]
+    first = next(index for index, words in enumerate(lines) if words[0] == "expressway-service-area")
+    assert lines[first][1] == "seen" and lines[first + 1] == ["with", "a", "very", "long", "name"]
+
+
+def test_summary_has_a_line_a_dataset(metrics: dict) -> None:
+    lines = summary({"synthetic": metrics, "a title that is a good deal too long for its column": metrics}).splitlines()
+    assert max(map(len, lines)) <= 80 and lines[1].split() == ["AP50", "AP50"]
+    assert lines[3].split() == [
+        "synthetic",
+        *(f"{metrics[group][key]:.1f}" for group, key in (("all", "AP"), ("all", "AP50"))),
+        *(f"{metrics[group]['AP50']:.1f}" for group in ("seen", "unseen")),
+    ]
+
+
+def test_a_table_wider_than_the_terminal_goes_on_in_blocks_that_repeat_the_words() -> None:
+    heads = [f"figure {index}" for index in range(12)]
+    wide = Table(["name", "kind", *heads], [["a_rather_long_name", "seen", *[100.0] * 11, None]], keys=2)
+    blocks = wide.plain().split("\n\n")
+    assert len(blocks) == 2 and max(map(len, wide.plain().splitlines())) <= 80
+    assert all("a_rather_long_name  seen" in block for block in blocks)
+    assert wide.plain().count("100.0") == 11 and blocks[1].split()[-1] == "-"
+
+
+def test_every_form_holds_what_names_may_hold() -> None:
+    name = r"a_b%|${}^~\,"
+    table = Table(["name", "AP"], [[name, 2.125], [], ["b", None]])
+    line = table.latex().splitlines()[4]
+    assert line.strip().startswith(r"a\_b\%|\$\{\}\^{}\textasciitilde{}\textbackslash{},")
+    assert line.endswith(r"& 2.12 \\")
+    assert table.latex().count(r"\midrule") == 2
+    assert table.markdown().splitlines()[2].startswith(r"| a_b%\|${}^~\, |") and table.markdown().count("\n") == 4
+    assert list(csv.reader(io.StringIO(table.csv(1)))) == [["name", "AP"], [name, "2.1"], ["b", ""]]
+    assert table.plain().splitlines()[2].split() == [name, "2.1"]
