@@ -33,7 +33,7 @@ class Table:
 
     Attributes:
         head: the titles.
-        rows: a cell for each title; floats are rounded, None is written as ``-``. An empty row is a rule.
+        rows: a cell for each title; floats are rounded, None is written as ``-``. An empty row is a rule in plain text.
         keys: how many columns are words.
     """
 
@@ -69,7 +69,7 @@ class Table:
 
     def latex(self, digits: int = 2) -> str:
         r"""A ``tabular`` for ``\usepackage{booktabs}``."""
-        rows = [row or SEPARATING_LINE for row in self._texts(digits)]
+        rows = list(filter(None, self._texts(digits)))
         return tabulate(rows, self.head, tablefmt="latex_booktabs", **self._layout(len(self.head) - self.keys)) + "\n"
 
     def csv(self, digits: int = 2) -> str:
