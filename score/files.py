@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -38,7 +39,10 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            partial.touch()
+            mode = partial.stat().st_mode
             write(partial)
+            partial.chmod(mode)  # as the umask has it: safetensors makes files that only their owner may read
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
@@ -67,7 +71,13 @@ def save_json(path: str | Path, obj: Any, indent: int | None = 1) -> None:
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
+    """The SHA-256 of a file, in hexadecimal; it is read once as long as its size and times stay the same."""
+    facts = path.stat()
+    return _sha256(path.absolute(), facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+
+
+@functools.cache
+def _sha256(path: Path, *facts: int) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from score.errors import OutputError
-from score.files import save_json
+from score.files import save_json, sha256, write_text, write_whole
 
 
 def test_json_round_trip(tmp_path: Path) -> None:
@@ -30,3 +34,28 @@ def test_json_into_a_file_as_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(OutputError, match="cannot write"):
         save_json(tmp_path / "file" / "metrics.json", {})
+
+
+@pytest.fixture(params=[0o022, 0o077, 0o002])
+def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def test_files_have_the_mode_that_the_umask_gives(tmp_path: Path, umask: int) -> None:
+    write_whole(tmp_path / "model.safetensors", lambda partial: save_file({"a": torch.zeros(1)}, partial))
+    write_text(tmp_path / "text", "as open() would")
+    write_text(tmp_path / "text", "and again")
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o666 & ~umask}
+
+
+def test_a_file_is_hashed_once_and_again_when_it_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"abc")
+    assert sha256(path).startswith("ba7816bf8f01cfea")
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", lambda *_: pytest.fail("read again"))
+        assert sha256(path).startswith("ba7816bf8f01cfea")
+    path.write_bytes(b"abd")
+    assert not sha256(path).startswith("ba7816bf8f01cfea")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -78,20 +77,9 @@ def fingerprint(records: Sequence[Mapping[str, Any]]) -> str:
     total = hashlib.sha256()
     for record in records:
         paths = {key: Path(record[key]) for key in ("file_name", "sem_seg_file_name") if key in record}
-        files = {key: [path.name, content(path)] for key, path in paths.items()}
+        files = {key: [path.name, sha256(path)] for key, path in paths.items()}
         total.update(json.dumps({**record, **files}, sort_keys=True, default=str).encode())
     return total.hexdigest()[:16]
-
-
-def content(path: Path) -> str:
-    """The hash of a file, which is read only once as long as its size and time stay the same."""
-    facts = path.stat()
-    return _content(path, facts.st_size, facts.st_mtime_ns)
-
-
-@functools.cache
-def _content(path: Path, size: int, changed: int) -> str:
-    return sha256(path)
 
 
 def predict(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import re
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -21,13 +24,14 @@ WIDTH = 80
 
 
 class DatasetFacts(NamedTuple):
-    """What a registered dataset holds; crowds are no instances."""
+    """What a registered dataset holds; crowds are no instances, and the hash leaves out pixels and where files lie."""
 
     name: str
     classes: list[str]
     images: int
     annotated: int
     instances: int
+    digest: str
 
 
 def facts(name: str) -> DatasetFacts:
@@ -39,7 +43,9 @@ def facts(name: str) -> DatasetFacts:
     records = load(name)
     counts = [sum(not item.get("iscrowd", 0) for item in record.get("annotations", ())) for record in records]
     classes = list(MetadataCatalog.get(name).thing_classes)
-    return DatasetFacts(name, classes, len(records), sum(count > 0 for count in counts), sum(counts))
+    named = [{**record, "file_name": Path(record["file_name"]).name} for record in records]
+    digest = hashlib.sha256(json.dumps(named, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return DatasetFacts(name, classes, len(records), sum(count > 0 for count in counts), sum(counts), digest)
 
 
 def describe(model: nn.Module, train: DatasetFacts, tests: Sequence[DatasetFacts], settings: dict[str, Any]) -> str:

@@ -24,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from score import runtime
 from score.data.loaders import train_loader
 from score.engine import checks, progress
-from score.engine.checkpoint import RunCheckpointer, has_checkpoint, read_last, restore
+from score.engine.checkpoint import RunCheckpointer, check_same, has_checkpoint, read_last, restore
 from score.engine.evaluate import evaluate, register
 from score.engine.optim import ClippedAdamW, parameter_groups, warmed_up
 from score.errors import ConfigError, DataError, ScoreError
@@ -145,11 +145,30 @@ class Session:
         )
         self.batches = iter(loader)
         self.trainer = _trainer(_distributed(model, device), self.batches, optimiser, self.amp, device)
+        facts = self.facts()
         self.checkpointer = RunCheckpointer(
-            model, str(self.output / "checkpoints"), save_to_disk=comm.is_main_process(), trainer=self.trainer
+            model,
+            str(self.output / "checkpoints"),
+            keep=optim.checkpoints,
+            facts=facts,
+            save_to_disk=comm.is_main_process(),
+            trainer=self.trainer,
         )
         if state:
+            check_same(state, facts, self.output)
             restore(state, model, self.trainer)
+
+    def facts(self) -> dict[str, Any]:
+        """What must stay the same when a run goes on, setting to value."""
+        data, model = self.data, self.model
+        return {
+            "data.train": f"{data.images} images with {data.instances} instances, hash {data.digest}",
+            "classes": ", ".join(data.classes),
+            "seed": self.config.seed,
+            "optim.batch_size": self.config.optim.batch_size,
+            "backbone": model.backbone.identity,
+            "scene": model.scene.identity if model.scene else "off",
+        }
 
     def settings(self) -> dict[str, Any]:
         """How it will be trained, title to words."""
@@ -195,9 +214,7 @@ class Session:
         seed = hooks.CallbackHook(before_step=lambda trainer: runtime.seed_everything(self.config.seed, trainer.iter))
         found = [seed, hooks.IterationTimer(), hooks.LRScheduler(scheduler=self.schedule)]
         if comm.is_main_process():
-            found.append(
-                hooks.PeriodicCheckpointer(self.checkpointer, optim.checkpoint_period, max_to_keep=optim.checkpoints)
-            )
+            found.append(hooks.PeriodicCheckpointer(self.checkpointer, optim.checkpoint_period))
             found.append(hooks.CallbackHook(after_train=self._save))
         if self.tests:
             found.append(hooks.EvalHook(optim.eval_period, self.evaluate))

@@ -14,8 +14,9 @@ from omegaconf import DictConfig, ListConfig
 
 from score.data.loaders import test_records
 from score.engine.evaluators import choose
-from score.engine.predictions import content, renamed
+from score.engine.predictions import renamed
 from score.errors import ConfigError, DataError
+from score.files import sha256
 from score.model.classifier import Ensemble
 from score.names import is_seen, normalise
 from score.studies.grid import Grid, Group, Metric, candidates, sweep
@@ -121,7 +122,7 @@ def verdict(
 
 def overlap(first: str, second: str) -> int:
     """How many images of one registered dataset are also in another, whatever the names of files and datasets."""
-    files = [{content(Path(record["file_name"])) for record in test_records(name)} for name in (first, second)]
+    files = [{sha256(Path(record["file_name"])) for record in test_records(name)} for name in (first, second)]
     return len(files[0] & files[1])
 
 

@@ -83,7 +83,7 @@ def test_checkpoints_hold_the_iteration_and_old_ones_go(finished: Path) -> None:
     assert names == {"model_0000002.pth", "model_0000005.pth", "model_final.pth", "last_checkpoint"}
     state = read_last(finished / "checkpoints")
     assert state["iteration"] == ITERATIONS - 1
-    assert set(state) == {"model", "trainer", "iteration"}
+    assert set(state) == {"model", "trainer", "iteration", "facts"}
 
 
 def test_progress_figures_and_pictures_are_logged(finished: Path) -> None:
@@ -258,3 +258,48 @@ def test_two_processes_train_one_model(tmp_path: Path) -> None:
     load(tmp_path / "run")
     results = json.loads((tmp_path / "run" / "evaluation" / "instances.json").read_text())
     assert results["images"] == 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["optim.batch_size=4"], "optim.batch_size is 4, had been 2"),
+        (["seed=43"], "seed is 43, had been 42"),
+        (["backbone.tower.seed=5"], "backbone is tiny: random.* seed 5, had been tiny: random"),
+        (["seed=43", "optim.batch_size=4"], "seed is 43, had been 42; optim.batch_size is 4, had been 2"),
+    ],
+)
+def test_a_run_goes_on_as_what_it_was_or_says_what_differs(folder: Path, changes: list[str], message: str) -> None:
+    before = files(folder)
+    with pytest.raises(ConfigError, match=message) as error:
+        run(folder, "resume=true", "optim.iterations=8", *changes)
+    assert "\n" not in str(error.value) and str(folder / "run") in str(error.value)
+    assert files(folder) == before
+
+
+@pytest.mark.parametrize("kind", ["image", "class", "annotation"])
+def test_a_run_does_not_go_on_with_other_data(folder: Path, kind: str) -> None:
+    path = folder / "data" / "instances.json"
+    content = json.loads(path.read_text())
+    if kind == "image":
+        content["images"].pop()
+        content["annotations"] = [item for item in content["annotations"] if item["image_id"] != 6]
+    elif kind == "class":
+        content["categories"][0]["name"] = "boat"
+    else:
+        content["annotations"].pop()
+    path.write_text(json.dumps(content))
+    message = (
+        "classes is boat, storage_tank, plane, had been ship, "
+        if kind == "class"
+        else "data.train is [56] images with 1[01] instances"
+    )
+    with pytest.raises(ConfigError, match=message):
+        run(folder, "resume=true", "optim.iterations=8")
+
+
+def test_what_may_change_does_not_stop_a_run(folder: Path) -> None:
+    changed = ["optim.lr=1e-3", "optim.checkpoint_period=1", "runtime.amp=bf16", "runtime.workers=1", "data.test=[]"]
+    moved = shutil.move(folder, folder.with_name("moved"))  # neither does another place
+    run(Path(moved), "resume=true", "optim.iterations=8", *changed)
+    assert read_last(Path(moved) / "run" / "checkpoints")["iteration"] == 7
