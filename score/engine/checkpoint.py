@@ -88,7 +88,7 @@ def read_last(folder: Path) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """One checkpoint, None with a warning if it is damaged: a zip archive, whose sums ``torch.load`` does not compare."""
+    """One checkpoint, None with a warning if damaged: a zip archive, whose sums ``torch.load`` does not compare."""
     try:
         with zipfile.ZipFile(path) as archive:
             if name := archive.testzip():
