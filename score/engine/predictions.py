@@ -23,7 +23,7 @@ from score.engine.cache import CachedImage, PredictionCache
 from score.engine.evaluate import Clock
 from score.files import sha256
 from score.masks import RLE
-from score.model.postprocess import binarise
+from score.model.postprocess import InstanceSelection, binarise
 from score.model.score import SCORE, Prediction, Regions
 from score.model.towers.base import Scene
 from score.weights.folder import WEIGHTS
@@ -113,21 +113,21 @@ def predict(
             for inputs in loader:
                 prediction = model.predict(inputs, vocabulary)
                 for index, item in enumerate(inputs):
-                    cache.add(encode(prediction, index, item, model.selection.chunk, embeds))
+                    cache.add(encode(prediction, index, item, model.selection, embeds))
                 clock.process(inputs, [])
     comm.synchronize()
 
 
 def encode(
-    prediction: Prediction, index: int, item: Mapping[str, Any], chunk: int, embeds: bool = False
+    prediction: Prediction, index: int, item: Mapping[str, Any], selection: InstanceSelection, embeds: bool = False
 ) -> CachedImage:
-    """All queries of one image of a batch, masks at the size of the image, never more than ``chunk`` of them at once.
+    """All queries of one image of a batch, masks at the size of the image.
 
     Args:
         prediction: of the batch.
         index: which image of it.
         item: its detectron2 dict, with ``image_id``, and ``height`` and ``width`` of the result.
-        chunk: masks upsampled at a time.
+        selection: says how many masks are made at a time.
         embeds: keep embeddings as well.
     """
     regions = prediction.regions
@@ -135,7 +135,7 @@ def encode(
     output = (int(item.get("height", size[0])), int(item.get("width", size[1])))
     quality: list[Tensor] = []
     rles: list[RLE] = []
-    for part in regions.mask_logits[index].split(chunk):
+    for part in regions.mask_logits[index].split(selection.chunk(output)):
         inside, confidence = binarise(part, regions.padded, size, output)
         quality.append(confidence)
         rles.extend(masks.encode(inside))

@@ -47,7 +47,11 @@ def binarise(
     """Masks ``[K, H, W]`` bool at the output size, and the mean probability inside each, ``[K]``."""
     maps = upsample(mask_logits.float(), padded, image, output)
     inside = maps > 0
-    return inside, (maps.sigmoid() * inside).flatten(1).sum(1) / (inside.flatten(1).sum(1) + 1e-6)
+    area = inside.flatten(1).sum(1)
+    return inside, maps.sigmoid_().mul_(inside).flatten(1).sum(1) / (area + 1e-6)  # in place: maps can be large
+
+
+BYTES = 8  # of a mask's pixel while it is made: its logit, then the bit, thrice while it is encoded
 
 
 class InstanceSelection:
@@ -55,11 +59,15 @@ class InstanceSelection:
 
     Args:
         top_k: pairs kept, of all ``Q x C``; a query can appear under several classes.
-        chunk: masks upsampled at a time.
+        memory_mb: what masks at full size may take at a time, in megabytes; one mask is always made.
     """
 
-    def __init__(self, *, top_k: int, chunk: int) -> None:
-        self.top_k, self.chunk = top_k, chunk
+    def __init__(self, *, top_k: int, memory_mb: float) -> None:
+        self.top_k, self.memory_mb = top_k, memory_mb
+
+    def chunk(self, output: tuple[int, int]) -> int:
+        """How many masks of a size are made at a time."""
+        return max(1, int(self.memory_mb * 2**20) // (BYTES * output[0] * output[1]))
 
     def __call__(
         self,
@@ -77,7 +85,7 @@ class InstanceSelection:
             mask_logits: ``[Q, h, w]``.
             padded, image, output: heights and widths: of the padded input, of the image in it, and of the result.
             masks: ``bits`` gives ``pred_masks`` (bool ``[K, H, W]``), ``rle`` gives ``pred_rles`` (a list, pairs of one
-                query sharing one encoding) and never holds more than ``chunk`` masks at full size.
+                query sharing one encoding), never holding more at full size than ``memory_mb``.
 
         Returns:
             ``scores`` (class probability times mean mask probability), ``pred_classes``, ``pred_boxes``, ``query``
@@ -87,7 +95,7 @@ class InstanceSelection:
         distinct, place = query.unique(return_inverse=True)
 
         quality, boxes, bits, rles = [], [], [], []
-        for part in mask_logits[distinct].split(self.chunk):
+        for part in mask_logits[distinct].split(self.chunk(output)):
             inside, confidence = binarise(part, padded, image, output)
             quality.append(confidence)
             boxes.append(tight_boxes(inside))

@@ -277,7 +277,7 @@ class SCORE(nn.Module):
             result = {"instances": self.selection(chances, *place, masks=masks)}
         if semantic:
             with stage("semantic map"):
-                result["sem_seg"] = semantic_map(chances, *place, self.selection.chunk)
+                result["sem_seg"] = semantic_map(chances, *place, self.selection.chunk(output))
         return result
 
     def trainable_state(self) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ from timm.models.convnext import ConvNeXt
 
 import score
 from score.model.score import SCORE
-from score.model.towers.open_clip import ConvNeXtTower
+from score.model.towers.convnext import ConvNeXtTower
 from score.model.towers.vit import ViTTower
 from score.weights.released import complete, convert
 

@@ -105,9 +105,9 @@ def pool_regions(features: Tensor, weights: Tensor) -> Tensor:
     Returns:
         ``[B, Q, D]``; zeros for an empty region.
     """
-    weights = weights.to(features.dtype)
-    area = weights.sum(dim=(-2, -1)).unsqueeze(-1) + 1e-8  # [B, Q, 1]
-    return torch.einsum("bdhw,bqhw->bqd", features, weights / area.unsqueeze(-1))
+    weights = weights.float()  # half precision has no 1e-8, and its areas end at 65,504
+    share = weights / (weights.sum(dim=(-2, -1), keepdim=True) + 1e-8)
+    return torch.einsum("bdhw,bqhw->bqd", features, share.to(features.dtype))
 
 
 def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:

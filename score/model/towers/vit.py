@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from score.model.towers.base import Scene, resize
-from score.model.towers.open_clip import OpenCLIPTower
+from score.model.towers.clip import OpenCLIPTower
 
 STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
 
@@ -31,7 +31,7 @@ class ViTTower(OpenCLIPTower):
     def _enter(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Tokens entering the last block ``[B, 1 + h*w, width]``, class token first, and the grid ``(h, w)``."""
         visual = self.visual
-        x = visual.conv1(images.to(visual.conv1.weight.dtype))
+        x = visual.conv1(images.to(self.dtype))
         grid = (x.shape[-2], x.shape[-1])
         x = x.flatten(2).transpose(1, 2)
         x = torch.cat([visual.class_embedding.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
@@ -74,4 +74,4 @@ class ViTTower(OpenCLIPTower):
         return {**maps, "dense": self._leave(x)[:, 1:].transpose(1, 2).unflatten(2, grid)}
 
     def embed_pooled(self, pooled: Tensor) -> Tensor:
-        return pooled  # the dense map is in the space of the text already
+        return pooled.float()  # the dense map is in the space of the text already

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from score.errors import ConfigError, WeightsError
-from score.model.towers.open_clip import OpenCLIPTower, ResNetTower, find_weights, open_clip_tower
+from score.model.towers.clip import OpenCLIPTower
+from score.model.towers.open_clip import find_weights, open_clip_tower
+from score.model.towers.resnet import ResNetTower
 from score.model.towers.vit import ViTTower
 
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
@@ -70,6 +72,24 @@ def test_frozen_and_halved(name: str) -> None:
     tower.drop_text()
     assert sum(parameter.numel() for parameter in tower.parameters()) < before - 49408 * 32 + 1
     tower.encode_scene(torch.randn(1, 3, 64, 64))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("name", VISION)
+def test_half_precision_needs_no_autocast(name: str, precision: str) -> None:
+    exact, half = build(name), build(name, precision=precision)
+    half.clip.load_state_dict(exact.clip.state_dict())
+    images = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    found = {}
+    for tower in (exact, half):
+        maps = tower.pyramid(images)
+        mask_logits = torch.randn(2, 5, *maps["dense"].shape[-2:], generator=torch.Generator().manual_seed(1))
+        mask_logits[0, 0] = -1.0  # an empty region
+        regions = tower.embed_regions(maps["dense"], mask_logits)
+        found[tower] = [*tower.encode_scene(images), tower.encode_text(["a ship."]), regions]
+    for whole, halved in zip(found[exact], found[half], strict=True):
+        assert halved.dtype == torch.float32 and halved.isfinite().all()
+        assert (whole - halved).norm() < 0.1 * whole.norm()
 
 
 def test_masked_attention_pooling_over_everything_is_the_tower_s_own() -> None:
