@@ -11,6 +11,7 @@ from typing import NamedTuple
 import pytest
 
 import score
+from score.app import console
 
 TOOLS = Path(score.__file__).parent.parent / "tools"
 
@@ -39,6 +40,25 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
         try:
             runpy.run_path(str(path), run_name="__main__")
             code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return Outcome(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def score_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, call: Call
+) -> Call:
+    """``score_command("train", "seed=1")`` runs ``score train seed=1`` in ``tmp_path``."""
+
+    def run(*arguments: str) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["/usr/bin/score", *arguments])
+        capsys.readouterr()
+        code = 0
+        try:
+            console.main()
         except SystemExit as end:
             code = int(end.code or 0)
         return Outcome(code, *capsys.readouterr())

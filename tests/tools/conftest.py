@@ -1,3 +1,3 @@
-from tests.tools.command_line import call
+from tests.tools.command_line import call, score_command
 
-__all__ = ["call"]
+__all__ = ["call", "score_command"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,26 +11,7 @@ import pytest
 from score.app import console
 from tests.tiny_data import tiny_data
 from tests.tiny_model import tiny_folder
-from tests.tools.command_line import TOOLS, Call, Outcome
-
-
-@pytest.fixture
-def score_command(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, call: Call
-) -> Call:
-    """``score_command("train", "seed=1")`` runs ``score train seed=1`` in ``tmp_path``."""
-
-    def run(*arguments: str) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["/usr/bin/score", *arguments])
-        capsys.readouterr()
-        code = 0
-        try:
-            console.main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        return Outcome(code, *capsys.readouterr())
-
-    return run
+from tests.tools.command_line import TOOLS, Call
 
 
 def test_score_alone_lists_every_command_in_one_line_each(score_command: Call) -> None:
