@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from platformdirs import user_cache_path
+
 from score.errors import InstallError, OutputError
 
 
@@ -27,6 +29,11 @@ def not_installed(error: ModuleNotFoundError) -> ImportError:
         return error
     make = shlex.join([sys.executable, str(shipped("tools") / "detectron2_wheel.py")])
     return InstallError(f"detectron2 is not installed, and PyPI has none; make and install it with {make}")
+
+
+def cache_folder(setting: str | Path | None) -> Path | None:
+    """Where what can be made again is kept: a folder, ``user`` for this user's cache, None for nowhere."""
+    return user_cache_path("score-segmenter") if setting == "user" else Path(setting) if setting else None
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:

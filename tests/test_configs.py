@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 import score
 from score.data import catalog
 from score.model.score import SCORE
-from score.studies import benchmark_table
+from score.studies import benchmark
 
 CONFIGS = Path(score.__file__).parent.parent / "configs"
 # A group's files are tried one at a time on the smallest model that takes them.
@@ -106,7 +106,7 @@ def test_every_root_composes(name: str) -> None:
 @pytest.mark.parametrize("file", sorted((CONFIGS / "benchmark").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_benchmark_is_of_known_datasets(file: Path) -> None:
     catalog.register()
-    found = benchmark_table.read(file.stem, file.parent)
+    found = benchmark.read(file.stem, file.parent)
     for target in found.targets:
         assert catalog.require(target) == target
     for figures in found.published.values():

@@ -24,7 +24,7 @@ from score.data import coco_json
 from score.data.labels import read_folders
 from score.data.synthetic import generate as synthetic
 from score.errors import DataError
-from score.files import shipped
+from score.files import cache_folder, shipped
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ def register(
 
     Args:
         root: of the datasets' working layout; by default what ``SCORE_DATASETS`` names.
-        cache: where synthetic sets go that are not under the root; by default what ``SCORE_CACHE`` names, or ``cache``.
+        cache: where synthetic sets go that are not under the root; by default what ``SCORE_CACHE`` names.
         generate: overrides ``size``, ``seed`` and ``images`` (by split) of the synthetic sets.
 
     Returns:
@@ -121,7 +121,7 @@ def register(
     """
     if root is None and os.environ.get(ROOT_VARIABLE):
         root = Path(os.environ[ROOT_VARIABLE])
-    cache = Path(cache or os.environ.get(CACHE_VARIABLE) or "cache") / "datasets"
+    cache = (cache_folder(cache or os.environ.get(CACHE_VARIABLE) or "user") or Path("cache")) / "datasets"
     specs = {spec.name: spec for spec in map(read_spec, sorted(FOLDER.glob("*.yaml")))}
     for spec in specs.values():
         for split in spec.splits:

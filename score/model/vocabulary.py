@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from score.errors import ConfigError
+from score.errors import ConfigError, OutputError
+from score.files import cache_folder, write_whole
 from score.model.towers.base import Tower
 from score.names import synonyms
 
@@ -41,6 +42,9 @@ def check(names: Sequence[str]) -> list[str]:
                 )
         first.update(dict.fromkeys(words, str(name)))
     return [str(name) for name in names]
+
+
+logger = logging.getLogger(__name__)
 
 
 class TextBank(NamedTuple):
@@ -71,51 +75,81 @@ class Vocabulary(NamedTuple):
 
 
 class TextEncoder:
-    """Makes text banks with a tower, and remembers them.
+    """Makes text banks with a tower, and remembers them by word.
 
     Args:
         tower: the frozen encoder.
         prompts: templates with one ``{}`` each.
-        cache: folder in which banks are kept between runs; ``None`` keeps them in memory only.
+        cache: where words are kept between runs, as :func:`score.files.cache_folder` reads it; None: in memory only.
     """
 
     def __init__(self, tower: Tower, prompts: Sequence[str], cache: str | Path | None) -> None:
         if not prompts or any(prompt.count("{}") != 1 for prompt in prompts):
             raise ConfigError("prompts: each needs exactly one {} for the class name")
-        self.tower, self.prompts = tower, list(prompts)
-        self.cache = Path(cache) if cache is not None else None
+        self.tower, self.prompts, self.cache = tower, list(prompts), cache_folder(cache)
+        self._rows: dict[str, Tensor] = {}
         self._banks: dict[tuple[str, ...], TextBank] = {}
 
     def __call__(self, names: Sequence[str]) -> TextBank:
-        """The bank of a vocabulary; a bank depends on names, prompts and weights only."""
+        """The bank of a vocabulary; it depends on names, prompts and weights only."""
         key = tuple(names)
         if key not in self._banks:
-            words = [synonyms(name) for name in check(names)]
-            embeds = self._embed([word for group in words for word in group])
-            self._banks[key] = TextBank(embeds, [len(group) for group in words])
+            # a bank outlives the step that asks, its mode and its precision
+            with torch.inference_mode(False), torch.no_grad():
+                self._banks[key] = self._bank([synonyms(name) for name in check(names)])
         return self._banks[key]
 
-    def _embed(self, words: list[str]) -> Tensor:
-        """``[len(words), E]``: each word's prompts encoded, normalised, averaged, normalised again."""
-        file = self._file(words)
-        if file is not None and file.is_file():
-            try:
-                return load_file(file)["embeds"]
-            except (SafetensorError, KeyError):  # a damaged cache is no reason to fail: make it anew
-                pass
-        texts = [prompt.format(word) for word in words for prompt in self.prompts]
-        with torch.autocast(self.tower.logit_scale.device.type, enabled=False):  # a bank outlives the step that asks
-            embeds = F.normalize(self.tower.encode_text(texts), dim=-1)
-        embeds = F.normalize(embeds.unflatten(0, (len(words), len(self.prompts))).mean(dim=1), dim=-1).cpu()
-        if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            part = file.with_suffix(f".{os.getpid()}.part")
-            save_file({"embeds": embeds}, part)
-            part.replace(file)
-        return embeds
+    def _bank(self, groups: list[list[str]]) -> TextBank:
+        words = [word for group in groups for word in group]
+        for word in words:
+            if word not in self._rows and (row := self._read(word)) is not None:
+                self._rows[word] = row
+        self._encode([word for word in words if word not in self._rows])
+        embeds = torch.stack([self._rows[word] for word in words])
+        warn_of_equals(words, embeds)
+        return TextBank(embeds, [len(group) for group in groups])
 
-    def _file(self, words: list[str]) -> Path | None:
+    def _encode(self, words: list[str]) -> None:
+        """Remember ``[E]`` of each word: its prompts encoded, normalised, averaged, normalised again."""
+        if not words:
+            return
+        texts = [prompt.format(word) for word in words for prompt in self.prompts]
+        with torch.autocast(self.tower.logit_scale.device.type, enabled=False):
+            embeds = F.normalize(self.tower.encode_text(texts), dim=-1)
+            embeds = F.normalize(embeds.unflatten(0, (len(words), len(self.prompts))).mean(dim=1), dim=-1).cpu()
+        unknown = self.tower.unknown(words)
+        if unknown:
+            logger.warning("the text tower has no token for %s; what it finds by it is chance", ", ".join(unknown))
+        self._rows |= zip(words, embeds, strict=True)
+        for word in words:
+            if word not in unknown:  # or the next run would not be warned
+                self._write(word, self._rows[word])
+
+    def _file(self, word: str) -> Path | None:
         if self.cache is None:
             return None
-        key = "\n".join([self.tower.identity, *self.prompts, "", *words])
-        return self.cache / "text_banks" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.safetensors"
+        key = "\n".join([self.tower.identity, *self.prompts, "", word])
+        return self.cache / "words" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.safetensors"
+
+    def _read(self, word: str) -> Tensor | None:
+        file = self._file(word)
+        try:
+            return load_file(file)["embed"] if file is not None and file.is_file() else None
+        except (OSError, SafetensorError, KeyError):  # a damaged cache is no reason to fail: the word is encoded anew
+            return None
+
+    def _write(self, word: str, row: Tensor) -> None:
+        if (file := self._file(word)) is None:
+            return
+        try:
+            write_whole(file, lambda partial: save_file({"embed": row.clone()}, partial))
+        except OutputError as error:
+            logger.warning("words are not kept for the next run: %s", error)
+            self.cache = None
+
+
+def warn_of_equals(words: Sequence[str], embeds: Tensor) -> None:
+    """Name the words that are one and the same to the text tower, ``[S, E]`` being their rows."""
+    alike = (embeds @ embeds.T > 1 - 1e-6).triu(1).nonzero().tolist()
+    for first, second in alike:
+        logger.warning("the text tower reads '%.60s' and '%.60s' as one word", words[first], words[second])

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from score.errors import ConfigError
 from score.model.towers.tiny import TinyTower
-from score.model.vocabulary import TextEncoder, check
+from score.model.vocabulary import TextEncoder, check, warn_of_equals
 from score.names import is_seen, normalise, synonyms
 
 PROMPTS = ["aerial view of {}.", "a photo of the {}."]
@@ -52,21 +52,59 @@ def test_bank_averages_normalised_prompts() -> None:
     torch.testing.assert_close(bank.embeds.norm(dim=-1), torch.ones(3))
 
 
-def test_bank_is_kept_on_disk_by_weights_prompts_and_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tower = TinyTower(embed_dim=16, seed=0)
-    first = TextEncoder(tower, PROMPTS, tmp_path)(["ship"]).embeds
-    assert len(list(tmp_path.rglob("*.safetensors"))) == 1
+def counted(tower: TinyTower, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many prompts the tower was asked for, call by call."""
     calls: list[int] = []
     encode = tower.encode_text
     monkeypatch.setattr(tower, "encode_text", lambda texts: (calls.append(len(texts)), encode(texts))[1])
-    torch.testing.assert_close(TextEncoder(tower, PROMPTS, tmp_path)(["ship"]).embeds, first)
-    assert not calls
-    TextEncoder(tower, PROMPTS[:1], tmp_path)(["ship"])
-    assert calls == [1]
-    next(iter(tmp_path.rglob("*.safetensors"))).write_bytes(b"damaged")
+    return calls
+
+
+def test_only_new_words_are_encoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tower = TinyTower(embed_dim=16, seed=0)
+    first = TextEncoder(tower, PROMPTS, tmp_path)(["ship", "plane"]).embeds
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 2
+    calls = counted(tower, monkeypatch)
+    bank = TextEncoder(tower, PROMPTS, tmp_path)(["plane", "dam", "ship"])
+    assert calls == [len(PROMPTS)]
+    assert torch.equal(bank.embeds[[2, 0]], first)
+    TextEncoder(tower, PROMPTS[:1], tmp_path)(["ship"])  # other prompts make another row
+    assert calls[1:] == [1]
     for file in tmp_path.rglob("*.safetensors"):
         file.write_bytes(b"damaged")
-    torch.testing.assert_close(TextEncoder(tower, PROMPTS, tmp_path)(["ship"]).embeds, first)
+    torch.testing.assert_close(TextEncoder(tower, PROMPTS, tmp_path)(["ship", "plane"]).embeds, first)
+
+
+def test_other_weights_never_read_kept_words(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        tower = TinyTower(embed_dim=16, seed=seed)
+        kept = TextEncoder(tower, PROMPTS, tmp_path)(["ship"]).embeds
+        assert torch.equal(kept, TextEncoder(tower, PROMPTS, None)(["ship"]).embeds)
+
+
+def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").write_text("")
+    tower = TinyTower(embed_dim=16, seed=0)
+    bank = TextEncoder(tower, PROMPTS, tmp_path / "file" / "cache")(["ship", "plane"])
+    assert torch.equal(bank.embeds, TextEncoder(tower, PROMPTS, None)(["ship", "plane"]).embeds)
+    assert [record.getMessage()[:37] for record in caplog.records] == ["words are not kept for the next run: "]
+
+
+def test_a_bank_made_in_inference_mode_can_be_trained_with() -> None:
+    encoder = TextEncoder(TinyTower(embed_dim=16, seed=0), PROMPTS, None)
+    with torch.inference_mode():
+        encoder(["ship"])
+    weight = torch.ones(16, requires_grad=True)
+    (encoder(["ship"]).embeds * weight).sum().backward()
+    assert weight.grad is not None
+
+
+def test_words_that_are_one_to_the_tower_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    rows = torch.eye(4)[[0, 1, 0, 2]]
+    warn_of_equals(["ship", "dam", "vessel", "quay"], rows)
+    assert [record.getMessage() for record in caplog.records] == [
+        "the text tower reads 'ship' and 'vessel' as one word"
+    ]
 
 
 @pytest.mark.parametrize("prompts", [[], ["no place for a name"], ["{} and {}"]])

@@ -147,7 +147,7 @@ def test_a_config_without_a_model_is_no_model_folder(folder: Path) -> None:
         load(folder)
 
 
-@pytest.mark.parametrize("target", ["os.system", "score.model.vocabulary.os.getcwd", "score.files.write_whole"])
+@pytest.mark.parametrize("target", ["os.system", "score.model.towers.open_clip.os.getcwd", "score.files.write_whole"])
 def test_a_folder_cannot_run_foreign_code(folder: Path, target: str) -> None:
     def plant(content: dict) -> None:
         content["model"]["network"]["selection"] = {"_target_": target}

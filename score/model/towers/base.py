@@ -79,6 +79,10 @@ class Tower(nn.Module):
         """Encode prompts, ``[N, E]`` in fp32, not normalised."""
         raise NotImplementedError
 
+    def unknown(self, words: Sequence[str]) -> list[str]:
+        """Those of the words that the text half has no token for; encoders of bytes or letters have one for each."""
+        return []
+
     @property
     def logit_scale(self) -> Tensor:
         """The tower's own factor between cosine similarity and logits, a scalar, at most 100."""

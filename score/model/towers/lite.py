@@ -105,13 +105,22 @@ class LiteTower(Tower):
         patches = self.projection(grid).permute(0, 3, 1, 2)
         return Scene(F.normalize(self.projection(dense.mean(dim=(-2, -1))), dim=-1), patches)
 
-    @torch.no_grad()
-    def encode_text(self, prompts: Sequence[str]) -> Tensor:
+    @property
+    def _sentences(self) -> _SentenceEncoder:
         if self._text is None:
             self._text = _SentenceEncoder(self._text_file.parent)
+        return self._text
+
+    def unknown(self, words: Sequence[str]) -> list[str]:
+        tokens = self._sentences.tokenizer(list(words), add_special_tokens=False)["input_ids"]
+        nothing = self._sentences.tokenizer.unk_token_id
+        return [word for word, ids in zip(words, tokens, strict=True) if set(ids) <= {nothing}]
+
+    @torch.no_grad()
+    def encode_text(self, prompts: Sequence[str]) -> Tensor:
         device = self.projection.text_mean.device
         with torch.autocast(device.type, enabled=False):  # a bank may be made in the middle of a mixed-precision step
-            return self.projection.text(self._text.to(device)(prompts))
+            return self.projection.text(self._sentences.to(device)(prompts))
 
     @property
     def logit_scale(self) -> Tensor:

