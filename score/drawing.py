@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import colorsys
+import functools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
+from score import masks
 from score.detections import Detection
 
 Colour = tuple[int, int, int]
-Box = tuple[float, float, float, float]
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 TINT = 0.4  # opacity of a mask
+COVER = 0.3  # of an object, at most, lies under its own label
 SMALLEST = 480  # a smaller picture is enlarged until its shorter side has so many pixels, or text would not fit
-INK, PAPER = (255, 255, 255), (24, 24, 24)
+BLACK, WHITE, PAPER = (0, 0, 0), (255, 255, 255), (24, 24, 24)
 
 
 def draw(
@@ -33,24 +37,26 @@ def draw(
 
     Args:
         image: ``[H, W, 3]`` RGB.
-        detections: with masks of the image's size.
+        detections: in pixels of the image; of overlapping ones the smaller lies on top.
         names: the vocabulary; a class keeps its colour in every picture drawn with the same one.
         title: what the legend begins with, such as ``ground truth``.
-        scores: write scores on the objects; a label that would hide another one is left out, the worst scores first.
+        scores: write names and scores at the objects, as :func:`labels` finds room for them.
 
     Returns:
         An RGB picture: the image, enlarged by a whole factor if it is small, and below it the legend with the count of
-        each class.
+        each class that can be seen.
     """
     colours = palette(len(names))
-    best_first = sorted(detections, key=lambda item: -item.score)
     factor = max(1, -(-SMALLEST // min(image.shape[:2])))
-    line = max(1, round(min(image.shape[:2]) * factor / 500))
-    picture = _masks(image, best_first, colours, factor, line)
+    picture, owner = _masks(image, detections, colours, factor)
     font = ImageFont.load_default(size=min(40, max(12, min(picture.size) // 45)))
     if scores:
-        _labels(picture, best_first, names, colours, factor, font)
-    legend = _legend(picture.width, best_first, names, colours, title, font)
+        paint = ImageDraw.Draw(picture)
+        for (left, top, right, bottom), text, colour in labels(owner, detections, names, factor, font):
+            paint.rectangle((left, top, right - 1, bottom - 1), fill=colour)
+            paint.text(((left + right) / 2, (top + bottom) / 2), text, fill=ink(colour), font=font, anchor="mm")
+    shown = [detections[index] for index in np.unique(owner[owner >= 0])]
+    legend = _legend(picture.width, shown, names, colours, title, font)
     whole = Image.new("RGB", (picture.width, picture.height + legend.height))
     whole.paste(picture)
     whole.paste(legend, (0, picture.height))
@@ -77,77 +83,125 @@ def side_by_side(
 
 
 def palette(count: int) -> list[Colour]:
-    """Colours for ``count`` classes, neighbours far apart in hue; every third is lighter, every third darker."""
-    colours = []
-    for index in range(count):
-        hue = (0.97 + index * 0.381966) % 1  # the golden angle: never the same hue twice
-        saturation, value = ((0.85, 1.0), (0.55, 1.0), (0.95, 0.8))[index % 3]
-        red, green, blue = colorsys.hsv_to_rgb(hue, saturation, value)
-        colours.append((round(255 * red), round(255 * green), round(255 * blue)))
-    return colours
+    """Colours for ``count`` classes, each as far from those before it as it can be; after 108 they come again."""
+    distinct = _distinct()
+    return [distinct[index % len(distinct)] for index in range(count)]
+
+
+@functools.cache
+def _distinct() -> list[Colour]:
+    tones = ((0.85, 1.0), (0.45, 1.0), (0.95, 0.65))  # saturation and value
+    rgb = np.array([colorsys.hsv_to_rgb(hue / 36, *tone) for tone in tones for hue in range(36)], dtype=np.float32)
+    lab = cv2.cvtColor(rgb[None], cv2.COLOR_RGB2LAB)[0]  # where distances are as they are seen
+    order, nearest = [35], np.full(len(lab), np.inf)  # the first one is a red
+    while len(order) < len(lab):
+        nearest = np.minimum(nearest, np.linalg.norm(lab - lab[order[-1]], axis=1))
+        order.append(int(nearest.argmax()))
+    return [(round(255 * red), round(255 * green), round(255 * blue)) for red, green, blue in rgb[order].tolist()]
+
+
+def ink(colour: Colour) -> Colour:
+    """Black or white, whichever is told apart from a colour more easily; the contrast is never below WCAG's 4.5 : 1."""
+    linear = [
+        value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in np.array(colour) / 255
+    ]
+    luminance = np.dot((0.2126, 0.7152, 0.0722), linear)
+    return BLACK if (luminance + 0.05) / 0.05 > 1.05 / (luminance + 0.05) else WHITE
+
+
+class Label(NamedTuple):
+    """Text at an object; ``left, top, right, bottom`` in pixels of the enlarged picture, the latter two exclusive."""
+
+    box: tuple[int, int, int, int]
+    text: str
+    colour: Colour
+
+
+def labels(
+    owner: NDArray[np.int32], detections: Sequence[Detection], names: Sequence[str], factor: int, font: Font
+) -> list[Label]:
+    """Find a place for the name and score of each object, or for its score alone, the best scores first.
+
+    A label lies at what is seen of its object: over its upper end, or else under, inside, or beside it. It covers no
+    other object, no other label, and not much of its own object. One that finds no such place is left out.
+
+    Args:
+        owner: ``[H, W]``, which detection is seen at each pixel, -1 for none.
+        detections: what is drawn.
+        names: the vocabulary.
+        factor: pixels of the picture for one of the image.
+        font: of the text.
+    """
+    colours, placed = palette(len(names)), list[Label]()
+    height = round(1.35 * font.getbbox("Ag")[3])
+    limits = owner.shape[1] * factor, owner.shape[0] * factor
+
+    def fits(index: int, box: tuple[int, int, int, int], area: int) -> bool:
+        left, top, right, bottom = box
+        if any(left < b[2] and b[0] < right and top < b[3] and b[1] < bottom for b, *_ in placed):
+            return False
+        under = owner[top // factor : -(-bottom // factor), left // factor : -(-right // factor)]
+        return not ((under >= 0) & (under != index)).any() and (under == index).sum() <= COVER * area
+
+    for index in sorted(range(len(detections)), key=lambda index: -detections[index].score):
+        item = detections[index]
+        (rows, columns), _ = masks.part(item.rle)
+        seen = owner[rows, columns] == index
+        for text in (f"{names[item.label]} {item.score:.2f}", f"{item.score:.2f}") if seen.any() else ():
+            width = round(font.getlength(text) + height / 2)
+            if width > limits[0] or height > limits[1]:
+                continue
+            boxes = (
+                (left, top, left + width, top + height)
+                for x, y in _spots(seen, (width, height), factor)
+                for left in [min(max(x + columns.start * factor, 0), limits[0] - width)]
+                for top in [min(max(y + rows.start * factor, 0), limits[1] - height)]
+            )
+            box = next((box for box in boxes if fits(index, box, int(seen.sum()))), None)
+            if box:
+                placed.append(Label(box, text, colours[item.label]))
+                break
+    return placed
+
+
+def _spots(seen: NDArray[np.bool_], size: tuple[int, int], factor: int) -> Iterator[tuple[int, int]]:
+    """Where a label of a size may begin, in pixels of the picture from the corner of the region seen, best first."""
+    width, height = size
+    y, x = np.nonzero(seen)
+    middle_of_top, middle_of_bottom = x[y == y.min()].mean() + 0.5, x[y == y.max()].mean() + 0.5
+    yield round(middle_of_top * factor - width / 2), int(y.min()) * factor - height
+    yield round(middle_of_bottom * factor - width / 2), int(y.max() + 1) * factor
+    depth = ndimage.distance_transform_edt(np.pad(seen, 1))[1:-1, 1:-1]
+    deepest_y, deepest_x = np.unravel_index(int(depth.argmax()), depth.shape)
+    yield round((deepest_x + 0.5) * factor - width / 2), round((deepest_y + 0.5) * factor - height / 2)
+    middle_of_right, middle_of_left = y[x == x.max()].mean() + 0.5, y[x == x.min()].mean() + 0.5
+    yield int(x.max() + 1) * factor, round(middle_of_right * factor - height / 2)
+    yield int(x.min()) * factor - width, round(middle_of_left * factor - height / 2)
 
 
 def _masks(
-    image: NDArray[np.uint8], best_first: Sequence[Detection], colours: Sequence[Colour], factor: int, line: int
-) -> Image.Image:
-    """Tint and outline every mask, the best one on top, decoding one mask at a time."""
+    image: NDArray[np.uint8], detections: Sequence[Detection], colours: Sequence[Colour], factor: int
+) -> tuple[Image.Image, NDArray[np.int32]]:
+    """Tint and outline every mask, smaller ones over larger ones, decoding one at a time.
+
+    Returns:
+        The enlarged picture, and ``[H, W]``: which detection is seen at each pixel, -1 for none.
+    """
     height, width = image.shape[:2]
-    enlarged = Image.fromarray(image).resize((width * factor, height * factor), Image.Resampling.BICUBIC)
-    canvas = np.array(enlarged)
-    for item in reversed(best_first):
-        x, y, w, h = item.box
-        mask = item.mask[y : y + h, x : x + w].repeat(factor, axis=0).repeat(factor, axis=1)
-        region = canvas[y * factor : (y + h) * factor, x * factor : (x + w) * factor]
-        colour = np.array(colours[item.label])
+    line = max(1, round(min(height, width) * factor / 500))
+    canvas = np.array(Image.fromarray(image).resize((width * factor, height * factor), Image.Resampling.BICUBIC))
+    owner = np.full((height, width), -1, dtype=np.int32)
+    for index in sorted(range(len(detections)), key=lambda index: (-detections[index].area, detections[index].score)):
+        (rows, columns), mask = masks.part(detections[index].rle)
+        owner[rows, columns][mask] = index
+        mask = mask.repeat(factor, axis=0).repeat(factor, axis=1)
+        region = canvas[rows.start * factor : rows.stop * factor, columns.start * factor : columns.stop * factor]
+        colour = np.array(colours[detections[index].label])
         region[mask] = ((1 - TINT) * region[mask] + TINT * colour).astype(np.uint8)
         # the outline lies inside the mask, so it never reaches over a neighbour
         outline = mask & ~ndimage.binary_erosion(mask, iterations=line)
         region[outline] = colour
-    return Image.fromarray(canvas)
-
-
-def _labels(
-    picture: Image.Image,
-    best_first: Sequence[Detection],
-    names: Sequence[str],
-    colours: Sequence[Colour],
-    factor: int,
-    font: Font,
-) -> None:
-    """Write each label beside or on its object, in the picture, where it hides no other label and no small object."""
-    paint = ImageDraw.Draw(picture)
-    height = round(1.35 * font.getbbox("Ag")[3])
-    boxes = [[value * factor for value in item.box] for item in best_first]
-    taken: list[Box] = [(x, y, x + w - 1, y + h - 1) for x, y, w, h in boxes if w * h < 40 * height**2]
-    for item, (x, y, w, h) in zip(best_first, boxes, strict=True):
-        for text in (f"{names[item.label]} {item.score:.2f}", f"{item.score:.2f}"):
-            width = font.getlength(text) + height / 2
-            left = x + (w - width) / 2
-            spots = ((left, y - height), (left, y + h), (left, y + (h - height) / 2))
-            places = [_inside(spot, width, height, picture.size) for spot in spots]
-            box = next((place for place in places if not _hides(place, taken)), None)
-            if box is not None and width <= picture.width:
-                taken.append(box)
-                paint.rectangle(box, fill=colours[item.label])
-                middle = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
-                paint.text(middle, text, fill=_ink(colours[item.label]), font=font, anchor="mm")
-                break
-
-
-def _inside(spot: tuple[float, float], width: float, height: float, size: tuple[int, int]) -> Box:
-    left = min(max(spot[0], 0), size[0] - width)
-    top = min(max(spot[1], 0), size[1] - height)
-    return left, top, left + width - 1, top + height - 1
-
-
-def _hides(box: Box, taken: Sequence[Box]) -> bool:
-    return any(box[0] <= b[2] and b[0] <= box[2] and box[1] <= b[3] and b[1] <= box[3] for b in taken)
-
-
-def _ink(colour: Colour) -> Colour:
-    """Black on a light colour, white on a dark one."""
-    red, green, blue = colour
-    return (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 120 else INK
+    return Image.fromarray(canvas), owner
 
 
 def _legend(
@@ -180,5 +234,5 @@ def _legend(
         if colour:
             paint.rectangle((x, y - square // 2, x + square, y + square - square // 2), fill=colour)
             x += round(1.5 * square)
-        paint.text((x, y), text, fill=INK, font=font, anchor="lm")
+        paint.text((x, y), text, fill=WHITE, font=font, anchor="lm")
     return strip
