@@ -44,7 +44,7 @@ pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@" --progress-ba
 # What decides what is installed: not the tools' settings in pyproject.toml.
 fingerprint() {
     sed '/^\[tool\./,$d' pyproject.toml | cksum
-    cksum <setup.py
+    cat setup.py constraints.txt | cksum
     cksum <tools/detectron2_wheel.py
     echo "detectron2 from $1"
 }
@@ -128,7 +128,7 @@ run "installing setuptools" pip install --retries 1 --timeout 20 "pip>=23" "setu
 install_torch
 install_detectron2
 echo "installing SCORE and its dependencies"
-run "installing SCORE" pip install --editable ".[lite,slurm,docs,dev]" "detectron2>=0.5" # installed above, named for what it needs itself
+run "installing SCORE" pip install --constraint constraints.txt --editable ".[lite,slurm,docs,dev]" "detectron2>=0.5" # installed above, named for what it needs itself
 run "importing what was installed" "$venv/bin/python" -c "import torch, torchvision, detectron2.engine, score"
 fingerprint "$DETECTRON2" >"$stamp"
 echo "set-up done in $((SECONDS - start)) s"

@@ -86,3 +86,15 @@ def test_a_value_of_another_kind_is_one_line(call: Call, tmp_path: Path, change:
     assert (outcome.code, outcome.err.count("\n")) == (2, 1)
     assert outcome.err.startswith(f"error: {line}")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_multirun_goes_through_submitit(score_command: Call, tmp_path: Path) -> None:
+    """Each job is pickled and runs in a process of its own, as on a cluster."""
+    launcher = ("hydra/launcher=submitit_local", "hydra.launcher.submitit_folder=jobs", "hydra.sweep.dir=.")
+    outcome = score_command("weights", "list", "folder=one,two", "-m", *launcher)
+    assert outcome.code == 0, outcome.err
+    told = sorted(path.read_text() for path in (tmp_path / "jobs").rglob("*_log.out"))
+    assert len(told) == 2
+    for text, folder in zip(told, ("one", "two"), strict=True):
+        assert f"fetch puts files in {folder}\n" in text

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 def checkout(tmp_path: Path) -> Path:
     """A checkout without .venv, as far as the set-up looks at one."""
     (tmp_path / "tools").mkdir()
-    for name in ("pyproject.toml", "setup.py", "tools/setup.sh", "tools/detectron2_wheel.py"):
+    for name in ("pyproject.toml", "setup.py", "constraints.txt", "tools/setup.sh", "tools/detectron2_wheel.py"):
         shutil.copy(ROOT / name, tmp_path / name)
     return tmp_path
 
