@@ -77,7 +77,7 @@ def run(config: DictConfig, command: str) -> None:
     if not data.instances:
         raise DataError(f"{data.name} has no annotations, there is nothing to learn; choose another data.train")
     tests = [progress.facts(test) for test in test_names]
-    config.model.train_names = data.classes
+    config.model.train_names = [model_folder.literal(name) for name in data.classes]
     output = Path(config.output)
     anew = config.resume == "auto" and not has_checkpoint(output / "checkpoints")
     state = read_last(output / "checkpoints") if config.resume and not anew else None

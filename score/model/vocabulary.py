@@ -113,7 +113,7 @@ class TextEncoder:
         """Remember ``[E]`` of each word: its prompts encoded, normalised, averaged, normalised again."""
         if not words:
             return
-        texts = [prompt.format(word) for word in words for prompt in self.prompts]
+        texts = [prompt.replace("{}", word) for word in words for prompt in self.prompts]
         with torch.autocast(self.tower.logit_scale.device.type, enabled=False):
             embeds = F.normalize(self.tower.encode_text(texts), dim=-1)
             embeds = F.normalize(embeds.unflatten(0, (len(words), len(self.prompts))).mean(dim=1), dim=-1).cpu()

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import hydra
 import torch
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from score.errors import ConfigError, ScoreError, WeightsError
-from score.files import write_whole
+from score.files import write_text, write_whole
 from score.model.score import SCORE, Resize
 
 WEIGHTS, CONFIG, VOCABULARY, CARD = "model.safetensors", "config.yaml", "vocabulary.yaml", "README.md"
@@ -23,7 +25,8 @@ FILES = (WEIGHTS, CONFIG, VOCABULARY, CARD)
 CHANGEABLE = ("model.network.", "input.test.", "paths.", "weights")
 """Settings that a trained model is built from; changing another one would change nothing."""
 FIXED = ("model.network.train_names", "model.network.prompts")  # in vocabulary.yaml
-TRUSTED = "score.model."  # a folder from elsewhere must not be able to name any other code to run
+TRUSTED = "score.model."  # a folder from elsewhere must not be able to name any other code to run ...
+FACTORIES = ("score.model.towers.open_clip.open_clip_tower",)  # ... than its classes and these functions
 
 
 def save(folder: Path, model: SCORE, config: DictConfig, card: Mapping[str, str]) -> None:
@@ -41,9 +44,9 @@ def save(folder: Path, model: SCORE, config: DictConfig, card: Mapping[str, str]
     state = {name: value.detach().cpu().clone().contiguous() for name, value in model.trainable_state().items()}
     save_config(folder, config)
     vocabulary = {"names": list(model.train_names), "prompts": list(model.text.prompts)}
-    text = yaml.safe_dump(vocabulary, sort_keys=False, allow_unicode=True)
-    write_whole(folder / VOCABULARY, lambda partial: partial.write_text(text, encoding="utf-8"))
-    write_whole(folder / WEIGHTS, lambda partial: save_file(state, partial, metadata={"format": "pt"}))
+    write_text(folder / VOCABULARY, yaml.safe_dump(vocabulary, sort_keys=False, allow_unicode=True))
+    facts = {"format": "pt", "sha256": _digest(state)}
+    write_whole(folder / WEIGHTS, lambda partial: save_file(state, partial, metadata=facts))
     save_card(folder, model, config, card)
 
 
@@ -54,8 +57,7 @@ def save_config(folder: Path, config: DictConfig) -> None:
     kept: dict[str, Any] = {key: _reference(key, value) for key, value in own.items()}
     changed: dict[str, Any] = {**plain, **kept}
     resolved = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.create(changed), resolve=True))
-    text = yaml.safe_dump({**resolved, **own}, sort_keys=False, allow_unicode=True)
-    write_whole(folder / CONFIG, lambda partial: partial.write_text(text, encoding="utf-8"))
+    write_text(folder / CONFIG, yaml.safe_dump({**resolved, **own}, sort_keys=False, allow_unicode=True))
 
 
 def _reference(key: str, value: Any) -> Any:
@@ -80,7 +82,7 @@ def save_card(folder: Path, model: SCORE, config: DictConfig, card: Mapping[str,
     text = f"# {config.get('name', folder.name)}\n" + "".join(
         f"\n## {k}\n\n{v.rstrip()}\n" for k, v in sections.items()
     )
-    write_whole(folder / CARD, lambda partial: partial.write_text(text, encoding="utf-8"))
+    write_text(folder / CARD, text)
 
 
 def load(
@@ -102,13 +104,12 @@ def load(
     """
     folder = Path(folder)
     config = read_config(folder, overrides)
-    vocabulary = _read_yaml(folder / VOCABULARY)
-    if not {"names", "prompts"} <= vocabulary.keys():
-        raise WeightsError(f"cannot read {folder / VOCABULARY} (names or prompts are missing); is it damaged?")
     state = read_weights(folder / WEIGHTS)
-    network = config.model.network
-    network.train_names, network.prompts = vocabulary["names"], vocabulary["prompts"]
-    _check_targets(folder, network)
+    for target in _targets(OmegaConf.to_container(config.model.network, resolve=True)):
+        if not (str(target).startswith(TRUSTED) and (target in FACTORIES or isinstance(_find(target), type))):
+            raise WeightsError(
+                f"{folder / CONFIG} would run {target}, which is no part of the model; do not use this folder"
+            )
     model = build(config)
     try:
         model.load_trainable(state)
@@ -121,36 +122,84 @@ def build(config: DictConfig) -> SCORE:
     """Build the model of a run's config; what its parts complain about is raised as they raised it.
 
     ``config.model.network`` is all that is instantiated; ``config.input.test`` says the size of images.
+
+    Raises:
+        ConfigError: a part cannot be built so, or the size is none.
     """
+    model: SCORE = _make(OmegaConf.to_container(config.model.network, resolve=True))
+    for key in Resize._fields:
+        if type(value := config.input.test[key]) is not int or value < 1:
+            raise ConfigError(f"input.test.{key}={value}: not a whole number of at least 1")
+    model.resize = Resize(config.input.test.shortest, config.input.test.longest)
+    return model
+
+
+def _make(node: Any) -> Any:
+    """Build what has a ``_target_``, innermost first; unlike Hydra's own this knows no other key and no reference."""
+    if isinstance(node, list):
+        return [_make(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    made = {key: _make(value) for key, value in node.items() if key != "_target_"}
+    if "_target_" not in node:
+        return made
     try:
-        model: SCORE = hydra.utils.instantiate(config.model.network, _convert_="all")
-        model.resize = Resize(config.input.test.shortest, config.input.test.longest)
-        return model
-    except hydra.errors.InstantiationException as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, ScoreError):
-            cause = cause.__cause__
-        raise (cause or error) from None
+        return _find(node["_target_"])(**made)
+    except ScoreError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{node['_target_']} cannot be built ({' '.join(str(error).split())})") from error
+
+
+def _find(target: Any) -> Any:
+    """What stands at the top of a module under a name such as ``score.model.score.SCORE``, None if nothing does."""
+    module, _, name = str(target).rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+    except (ImportError, ValueError, TypeError):
+        return None
+    return found if getattr(found, "__module__", None) == module else None
 
 
 def read_config(folder: Path, overrides: Sequence[str] = ()) -> DictConfig:
-    """Read ``config.yaml`` and change it; only what is there and has an effect can be changed."""
+    """Read ``config.yaml`` and ``vocabulary.yaml``; only what is there and has an effect can be changed."""
     for override in overrides:
         key = str(override).partition("=")[0]
         if not key.startswith(CHANGEABLE) or key.startswith(FIXED):
             places = ", ".join(place.rstrip(".") for place in CHANGEABLE)
             raise ConfigError(f"overrides={override}: no effect on a trained model; change settings of {places}")
-    config = OmegaConf.create(_read_yaml(folder / CONFIG))
-    if "network" not in config.get("model", {}):
-        raise WeightsError(f"{folder / CONFIG} holds no model.network; is {folder} a model folder?")
+    content, vocabulary = _read_yaml(folder / CONFIG), _read_vocabulary(folder / VOCABULARY)
+    try:
+        content["model"]["network"].update(vocabulary)
+        content["model"]["train_names"] = vocabulary["train_names"]
+    except (KeyError, TypeError, AttributeError):
+        raise WeightsError(f"{folder / CONFIG} holds no model.network; is {folder} a model folder?") from None
+    config = OmegaConf.create(content)
     OmegaConf.set_struct(config, True)
     try:
         config.merge_with_dotlist(list(overrides))
-        OmegaConf.resolve(config.model)
-    except (OmegaConfBaseException, yaml.YAMLError) as error:
+        OmegaConf.to_container(config.model, resolve=True)
+    except (OmegaConfBaseException, yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"{' '.join(overrides)}: {str(error).splitlines()[0]}; see {folder / CONFIG}") from error
     OmegaConf.set_struct(config, False)
     return config
+
+
+def literal(text: str) -> str:
+    """A text as a config has to hold it, in which ``${...}`` refers to nothing."""
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
+
+
+def _read_vocabulary(path: Path) -> dict[str, list[str]]:
+    """The network's settings that stand in a file of their own."""
+    found = _read_yaml(path)
+    for key in ("names", "prompts"):
+        if not isinstance(found.get(key), list) or not all(isinstance(text, str) for text in found[key]):
+            raise WeightsError(f"cannot read {path} ({key} is no list of texts); is it damaged?")
+    return {
+        "train_names": [literal(name) for name in found["names"]],
+        "prompts": [literal(prompt) for prompt in found["prompts"]],
+    }
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -165,16 +214,29 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Read ``model.safetensors``.
+    """Read ``model.safetensors``, and compare its content with the hash that is kept in it.
 
     Raises:
         WeightsError: it is missing or damaged.
     """
     _check_there(path)
     try:
-        return load_file(path)
+        with safe_open(path, "pt") as file:
+            state, facts = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise WeightsError(f"cannot read {path} ({str(error).splitlines()[0]}); is it damaged?") from error
+    if facts.get("sha256") not in (None, _digest(state)):
+        raise WeightsError(f"cannot read {path} (another SHA-256 than when it was written); is it damaged?")
+    return state
+
+
+def _digest(state: Mapping[str, torch.Tensor]) -> str:
+    """A SHA-256 of names, types, shapes and values."""
+    total = hashlib.sha256()
+    for name, value in sorted(state.items()):
+        total.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
+        total.update(value.flatten().view(torch.uint8).numpy())
+    return total.hexdigest()
 
 
 def _check_there(path: Path) -> None:
@@ -186,20 +248,10 @@ def _check_there(path: Path) -> None:
         )
 
 
-def _check_targets(folder: Path, node: DictConfig) -> None:
-    """Refuse a config that would run code other than the model's own."""
-    for target in _targets(OmegaConf.to_container(node)):
-        own = target.startswith(TRUSTED)
-        if not own or not hydra.utils.get_object(target).__module__.startswith(TRUSTED):
-            raise WeightsError(
-                f"{folder / CONFIG} would run {target}, which is no part of the model; do not use this folder"
-            )
-
-
-def _targets(node: Any) -> Iterator[str]:
+def _targets(node: Any) -> Iterator[Any]:
     if isinstance(node, dict):
         if "_target_" in node:
-            yield str(node["_target_"])
+            yield node["_target_"]
         node = list(node.values())
     if isinstance(node, list):
         for item in node:

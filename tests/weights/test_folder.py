@@ -10,7 +10,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from score.errors import ConfigError, OutputError, ScoreError, WeightsError
-from score.weights.folder import load, save
+from score.weights.folder import literal, load, save
 from tests.tiny_model import tiny_config, tiny_folder, tiny_model
 
 NAMES = ["ship", "storage_tank"]
@@ -147,13 +147,95 @@ def test_a_config_without_a_model_is_no_model_folder(folder: Path) -> None:
         load(folder)
 
 
-@pytest.mark.parametrize("target", ["os.system", "score.model.towers.open_clip.os.getcwd", "score.files.write_whole"])
-def test_a_folder_cannot_run_foreign_code(folder: Path, target: str) -> None:
-    def plant(content: dict) -> None:
-        content["model"]["network"]["selection"] = {"_target_": target}
+def plant(folder: Path, node: object) -> None:
+    """Put a node into a folder's config, where the model keeps its selection."""
+    edit(folder / "config.yaml", lambda content: content["model"]["network"].update(selection=node))
 
-    edit(folder / "config.yaml", plant)
-    with pytest.raises(WeightsError, match=f"would run {target}"):
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "os.system",
+        "score.model.towers.open_clip.os.getcwd",
+        "score.files.write_whole",
+        "score.model.towers.projection.Projection.save",
+        "score.model.towers.open_clip.find_weights",
+        "score.model.vocabulary.Path",
+        "score.model.vocabulary",
+        "score.model.nothing.Nothing",
+        "score.model.criterion.Nothing",
+        "score.model..os",
+        "Ensemble",
+        7,
+    ],
+)
+def test_a_folder_cannot_run_foreign_code(folder: Path, target: object) -> None:
+    plant(folder, [{"deeper": {"_target_": target, "_partial_": True}}])
+    with pytest.raises(WeightsError, match=f"would run {target}") as error:
+        load(folder)
+    one_line(error.value)
+
+
+@pytest.mark.parametrize("reference", ["${model.evil}", "${oc.decode:'${model.evil}'}", "${oc.create:${model.evil}}"])
+def test_no_reference_hides_code_that_would_run(folder: Path, reference: str) -> None:
+    evil = {"_target_": "pathlib.Path.mkdir", "self": {"_target_": "pathlib.Path", "_args_": [str(folder / "made")]}}
+    edit(folder / "config.yaml", lambda content: content["model"].update(evil=evil))
+    edit(folder / "vocabulary.yaml", lambda content: content.update(names=[reference]))
+    assert load(folder)[0].train_names == [reference]  # a name is a name
+    plant(folder, reference)
+    with pytest.raises(ScoreError) as error:
+        load(folder)
+    one_line(error.value)
+    assert not (folder / "made").exists()
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        {"_target_": "score.model.postprocess.InstanceSelection", "_args_": [1]},
+        {"_target_": "score.model.postprocess.InstanceSelection", "_partial_": True},
+        {"_target_": "score.model.postprocess.InstanceSelection", 5: 1},
+        "${model.network.selection}",
+        "${nothing:1}",
+    ],
+)
+def test_what_cannot_be_built_is_one_line(folder: Path, node: object) -> None:
+    plant(folder, node)
+    with pytest.raises(ScoreError) as error:
+        load(folder)
+    one_line(error.value)
+
+
+@pytest.mark.parametrize("value", [0, -5, "big", 1.5, None])
+def test_a_size_that_is_none_is_refused(folder: Path, value: object) -> None:
+    edit(folder / "config.yaml", lambda content: content["input"]["test"].update(shortest=value))
+    with pytest.raises(ConfigError, match=f"input.test.shortest={value}: not a whole number of at least 1"):
+        load(folder)
+
+
+@pytest.mark.parametrize("names", [["ship", {"_target_": "os.getcwd"}], "ship", [None], [7]])
+def test_names_are_texts(folder: Path, names: object) -> None:
+    edit(folder / "vocabulary.yaml", lambda content: content.update(names=names))
+    with pytest.raises(WeightsError, match=r"vocabulary\.yaml"):
+        load(folder)
+
+
+@pytest.mark.parametrize("name", ["${oc.env:HOME}", "${", "a}", "\\${x}", r"a\\${x} \ b${y}", "${a${b}}", "c\\"])
+def test_names_are_taken_literally(tmp_path: Path, name: str) -> None:
+    model, config = tiny_model(["ship", literal(name)])
+    save(tmp_path / "model", model, config, {})
+    again, config = load(tmp_path / "model")
+    assert model.train_names == again.train_names == ["ship", name]
+    save(tmp_path / "again", again, config, {})
+    assert load(tmp_path / "again")[0].train_names == ["ship", name]
+
+
+def test_any_changed_weight_is_told(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-999] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=r"cannot read .*model\.safetensors \(another SHA-256"):
         load(folder)
 
 
