@@ -127,12 +127,8 @@ class CocoScorer:
         sizes = [average[..., size].mean(axis=0) for size in (1, 2, 3)]
         scores = np.stack([overall.mean(axis=0), overall[0], overall[5], *sizes], axis=1)  # [C, metrics]
         scores = np.where(scores < 0, np.nan, 100 * scores)
-        facts = [{"seen": flag, "instances": int(n)} for flag, n in zip(self.seen, self._instances, strict=True)]
         return {
-            **split(self.seen, lambda chosen: mean(METRICS, scores[chosen]), ("AP", "AP50")),
-            "per_class": {
-                name: {**named(METRICS, row), **fact} for name, row, fact in zip(self.names, scores, facts, strict=True)
-            },
+            **by_class(METRICS, scores, self.names, self.seen, self._instances, ("AP", "AP50")),
             "images": len(self._ranks),
             "detections": self._detections,
         }
@@ -188,6 +184,29 @@ def check(record: Mapping[str, Any], detections: Sequence[Detection], classes: i
         if list(item.rle["size"]) != size:
             found = list(item.rle["size"])
             raise DataError(f"a mask of size {found} in image {image_id} of height, width {size}")
+
+
+def by_class(
+    keys: Sequence[str],
+    scores: NDArray[np.float64],
+    names: Sequence[str],
+    seen: Sequence[bool],
+    instances: NDArray[np.int64],
+    harmonic: Iterable[str],
+) -> Metrics:
+    """Figures of groups of classes, means over those where they are not NaN, and of each class.
+
+    Args:
+        keys: of the figures.
+        scores: ``[C, keys]``, NaN where undefined.
+        names, seen, instances: of the ``C`` classes.
+        harmonic: as :func:`split` has it.
+    """
+    rows = zip(names, scores, seen, instances.tolist(), strict=True)
+    return {
+        **split(seen, lambda chosen: mean(keys, scores[chosen]), harmonic),
+        "per_class": {name: {**named(keys, row), "seen": flag, "instances": n} for name, row, flag, n in rows},
+    }
 
 
 def split(

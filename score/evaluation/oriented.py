@@ -18,7 +18,7 @@ from hotcoco.metrics import average_precision
 from numpy.typing import NDArray
 
 from score.detections import Detection
-from score.evaluation.coco import Metrics, check, mean, named, split
+from score.evaluation.coco import Metrics, by_class, check
 from score.masks import RLE, encode, part
 
 METRICS = ("AP", "AP50", "AP75", "VOC07", "VOC12")
@@ -118,11 +118,7 @@ class OrientedScorer:
         scores = np.column_stack([average.mean(axis=0), average[0], average[5], voc])
         scores = np.where(self._instances[:, None] > 0, 100 * scores + 0.0, np.nan)  # no -0.0
         return {
-            **split(self.seen, lambda chosen: mean(METRICS, scores[chosen]), ("AP", "AP50", "VOC07")),
-            "per_class": {
-                name: {**named(METRICS, row), "seen": flag, "instances": int(count)}
-                for name, row, flag, count in zip(self.names, scores, self.seen, self._instances, strict=True)
-            },
+            **by_class(METRICS, scores, self.names, self.seen, self._instances, ("AP", "AP50", "VOC07")),
             "images": self._images,
             "detections": sum(map(len, found)),
         }

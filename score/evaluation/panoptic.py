@@ -15,7 +15,7 @@ from hotcoco.panoptic import PanopticEval
 from numpy.typing import NDArray
 
 from score.detections import Detection
-from score.evaluation.coco import Metrics, check, mean, named, split
+from score.evaluation.coco import Metrics, by_class, check
 from score.evaluation.semantic import IGNORED, paint
 from score.masks import RLE, area, encode, encode_shape, part
 
@@ -87,11 +87,7 @@ class PanopticScorer:
             iou, tp, fp, fn = self._counts[index]
             scores[index] = 100 * np.array(metrics.panoptic_quality(iou, int(tp), int(fp), int(fn)))
         return {
-            **split(self.seen, lambda chosen: mean(METRICS, scores[chosen]), ("PQ",)),
-            "per_class": {
-                name: {**named(METRICS, row), "seen": flag, "instances": int(count)}
-                for name, row, flag, count in zip(self.names, scores, self.seen, instances, strict=True)
-            },
+            **by_class(METRICS, scores, self.names, self.seen, instances, ("PQ",)),
             "images": self._images,
         }
 

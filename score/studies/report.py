@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from score.data.images import read_image
-from score.detections import Detection, ground_truth, select
+from score.detections import ground_truth, select
 from score.drawing import side_by_side
 from score.evaluation.coco import METRICS, Metrics
 from score.evaluation.diagnosis import Diagnosis, Findings, ImageQuality, best_and_worst
@@ -31,7 +31,6 @@ PAIRS = 12  # confusions that are listed
 LONG_TABLE = 60  # a table of more classes scrolls in a box
 PICTURE_SIDE, PICTURE_QUALITY = 900, 80
 DASH = "\N{EN DASH}"
-BOXES = "AP of the boxes around the same masks, against the annotated boxes."
 SHOWN = 0.3  # the least score in pictures, confusion and per-image scores
 
 
@@ -68,10 +67,10 @@ def write_report(
     def drawn(item: ImageQuality) -> Picture:
         record = records[item.image_id]
         found = predicted.cache[item.image_id].instances(ensemble, seen, top_k)
-        return _draw(record, found, predicted.names, item)
+        shown = select(found, score=SHOWN)  # doubles too: the counts below a picture are of what it shows
+        image = side_by_side(read_image(record["file_name"]), ground_truth(record), shown, predicted.names)
+        return Picture(Path(record["file_name"]).name, item, image)
 
-    boxes = metrics["boxes"]
-    rows = [[group, *(boxes[group][key] for key in METRICS)] for group in ("all", "seen", "unseen")]
     write_page(
         path,
         title=f"{predicted.dataset}",
@@ -81,16 +80,7 @@ def write_report(
         best=[drawn(item) for item in best],
         worst=[drawn(item) for item in worst],
         licence=MetadataCatalog.get(predicted.dataset).get("licence", ""),
-        sections=[Section("Boxes", BOXES, ["classes", *METRICS], rows)],
     )
-
-
-def _draw(
-    record: Mapping[str, Any], detections: Sequence[Detection], names: Sequence[str], quality: ImageQuality
-) -> Picture:
-    found = select(detections, score=SHOWN)  # doubles too: the counts below a picture are of what it shows
-    image = side_by_side(read_image(record["file_name"]), ground_truth(record), found, names)
-    return Picture(Path(record["file_name"]).name, quality, image)
 
 
 @dataclass(frozen=True)
@@ -100,29 +90,12 @@ class Picture:
     Attributes:
         name: to call it by, such as its file name.
         quality: how well it came out.
-        image: ground truth beside prediction, as ``pictures.side_by_side`` draws them, at any size.
+        image: ground truth beside prediction, as :func:`score.drawing.side_by_side` draws them, at any size.
     """
 
     name: str
     quality: ImageQuality
     image: Image.Image
-
-
-@dataclass(frozen=True)
-class Section:
-    """A further table.
-
-    Attributes:
-        title: its heading.
-        text: a paragraph above it.
-        head: what the columns hold.
-        rows: cells, as many as columns; a float is written with one decimal, None as a dash.
-    """
-
-    title: str
-    text: str
-    head: Sequence[str]
-    rows: Sequence[Sequence[str | int | float | None]]
 
 
 def write_page(
@@ -135,7 +108,6 @@ def write_page(
     best: Sequence[Picture] = (),
     worst: Sequence[Picture] = (),
     licence: str = "",
-    sections: Sequence[Section] = (),
 ) -> None:
     """Write an evaluation as one HTML file.
 
@@ -144,12 +116,11 @@ def write_page(
         title: its heading.
         facts: what the figures come from: model, dataset, date, settings; values are text, numbers, or mappings and
             sequences of these.
-        metrics: what ``coco_metrics`` returns.
+        metrics: what :meth:`CocoScorer.finish` returns, with those of boxes as ``boxes`` where they were scored.
         findings: what a ``Diagnosis`` of the same detections says, with the same names.
         best: images that came out well, the best first.
         worst: images that came out badly, the worst first.
         licence: the dataset's terms; they hold for the pictures in the report, too.
-        sections: further tables, shown before the pictures.
 
     Raises:
         OutputError: the folder cannot be written to.
@@ -168,7 +139,6 @@ def write_page(
         long_table=LONG_TABLE,
         confusion=_confusion(findings),
         pairs=_pairs(findings),
-        sections=sections,
         pictures={"best": [_embed(item) for item in best], "worst": [_embed(item) for item in worst]},
         licence=licence,
     )
