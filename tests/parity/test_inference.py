@@ -49,7 +49,7 @@ def test_text(model: SCORE, case: Case, arrays: dict[str, np.ndarray], which: st
     compare(f"text_{which}_prompt_embed", model.backbone.encode_text(texts), arrays[f"text_{which}_prompt_embed"])
     bank = model.text(names)
     compare(f"text_{which}_bank", bank.embeds, arrays[f"text_{which}_bank"])
-    assert len(bank.counts) == len(names)
+    compare(f"text_{which}_num_templates", np.array(bank.counts), arrays[f"text_{which}_num_templates"])
 
 
 def test_towers(model: SCORE, encoded: dict, arrays: dict[str, np.ndarray]) -> None:
@@ -124,7 +124,7 @@ def test_queries(model: SCORE, encoded: dict, arrays: dict[str, np.ndarray]) -> 
         model.mask_decoder(encoded["pixels"].multiscale, encoded["pixels"].mask_features, every_head=False)
     for handle in handles:
         handle.remove()
-    states.insert(0, model.mask_decoder.query_feat.weight.expand(2, -1, -1))
+    states.insert(0, model.mask_decoder.query_feat.weight.expand(len(encoded["images"]), -1, -1))
     for index, state in enumerate(states):
         compare(f"head{index}_query", state.transpose(0, 1), arrays[f"head{index}_query"])
 
@@ -192,7 +192,7 @@ def test_prediction(model: SCORE, words: Vocabulary, case: Case, arrays: dict[st
     )
 
 
-def test_out_of_vocabulary(model: SCORE, encoded: dict, arrays: dict[str, np.ndarray]) -> None:
+def test_out_of_vocabulary(model: SCORE, words: Vocabulary, encoded: dict, arrays: dict[str, np.ndarray]) -> None:
     dense = encoded["pyramid"]["dense"]
     on_grid = resize(encoded["heads"][-1].mask_logits, dense.shape[-2:])
     compare("mask_for_pooling", on_grid, arrays["mask_for_pooling"])
@@ -200,7 +200,7 @@ def test_out_of_vocabulary(model: SCORE, encoded: dict, arrays: dict[str, np.nda
     regions = model.backbone.embed_regions(dense, on_grid)
     compare("pooled_clip_feature", regions, arrays["pooled_clip_feature"])
     plain = torch.from_numpy(arrays["text_bank_plain"])
-    logits = similarity(regions, plain, [1] * len(plain), model.backbone.logit_scale)
+    logits = similarity(regions, plain, [*words.counts, 1], model.backbone.logit_scale)
     compare("out_vocab_logits (with void)", logits, arrays["out_vocab_logits"])
 
 
@@ -223,10 +223,12 @@ def test_instances(model: SCORE, words: Vocabulary, case: Case, arrays: dict[str
 
 
 def test_semantic(model: SCORE, words: Vocabulary, case: Case, arrays: dict[str, np.ndarray]) -> None:
-    prediction = model.predict(case.inputs(arrays), words)
-    regions = prediction.regions
+    regions, *logits = model.predict(case.inputs(arrays), words)
     alpha, beta = case.config["ensemble_alpha_beta_pairs"][0]
-    combined = Ensemble(alpha=alpha, beta=beta)(prediction.in_logits, prediction.out_logits, words.seen)
-    output = tuple(case.config["output_sizes"][1])
-    got = semantic_map(combined[1], regions.mask_logits[1], regions.padded, regions.sizes[1], output, chunk=7)
-    compare("img1_semantic", got, arrays["img1_semantic"])
+    combined = Ensemble(alpha=alpha, beta=beta)(*logits, words.seen)
+    recorded = [index for index in range(len(regions.sizes)) if f"img{index}_semantic" in arrays]
+    assert recorded
+    for index in recorded:
+        place = regions.mask_logits[index], regions.padded, regions.sizes[index]
+        got = semantic_map(combined[index], *place, tuple(case.config["output_sizes"][index]), chunk=7)
+        compare(f"img{index}_semantic", got, arrays[f"img{index}_semantic"])

@@ -51,7 +51,8 @@ def targets(case: Case, arrays: dict[str, np.ndarray]) -> list[dict]:
 
 @pytest.mark.parametrize("phase", ["gumbel", "fixed"])
 def test_step(model: SCORE, case: Case, replay: list[Draws], phase: str) -> None:
-    arrays, facts = case.arrays(f"train_{phase}"), case.config[f"train_{phase}"]
+    arrays = case.arrays(f"train_{phase}")
+    facts = case.config[f"train_{phase}"]
     inputs = targets(case, arrays)
     replay.append(Draws(arrays))
     model.train()
@@ -99,7 +100,8 @@ def check_gradients(model: SCORE, facts: dict, arrays: dict[str, np.ndarray], ph
 
 def test_boundary(model: SCORE, case: Case, replay: list[Draws], monkeypatch: pytest.MonkeyPatch) -> None:
     """The phase ends in the middle of a forward pass: the first two heads mix sizes, the rest do not."""
-    arrays, facts = case.arrays("train_boundary"), case.config["train_boundary"]
+    arrays = case.arrays("train_boundary")
+    facts = case.config["train_boundary"]
     inputs = targets(case, case.arrays("train_fixed"))
     replay.append(Draws(arrays))
     model.train()
