@@ -1,4 +1,4 @@
-"""Learn the lite tower's projection: ``tools/align.py [output=FILE] [KEY=VALUE ...]``, minutes on a CPU.
+"""Learn the lite tower's projection: ``score align [output=FILE] [KEY=VALUE ...]``, minutes on a CPU.
 
 Prints how well regions are named and writes one file, for ``LiteTower(projection=FILE)``; docs/lite.md is the shipped
 one's card.

@@ -1,4 +1,4 @@
-"""Make a benchmark's table: ``tools/benchmark.py benchmark=isaid_transfer model=FOLDER [KEY=VALUE ...]``.
+"""Make a benchmark's table: ``score benchmark benchmark=isaid_transfer model=FOLDER [KEY=VALUE ...]``.
 
 Every target at the published exponents and at one fixed pair, beside the paper's figures; targets that are not on this
 disk are listed as missing. Each dataset is predicted once; what is finished is not done again.

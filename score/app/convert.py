@@ -1,4 +1,4 @@
-"""Make a model folder of a released SCORE or FC-CLIP checkpoint: ``tools/convert.py checkpoint=FILE output=FOLDER``.
+"""Make a model folder of a released SCORE or FC-CLIP checkpoint: ``score convert checkpoint=FILE output=FOLDER``.
 
 Lists what was used and what was left. A full-size checkpoint takes seconds and under 2 GB.
 """

@@ -1,6 +1,6 @@
-"""See SCORE work: ``tools/demo.py`` draws aerial scenes, trains on them, and looks for words it never trained on.
+"""See SCORE work: ``score demo`` draws aerial scenes, trains on them, and looks for words it never trained on.
 
-About six minutes on two CPU cores, nothing to download. Takes the same KEY=VALUE as tools/train.py.
+About six minutes on two CPU cores, nothing to download. Takes the same KEY=VALUE as ``score train``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from score.app.command import command
+from score.app.command import command, typed
 
 SHIFTED = "synthetic_shifted_val"
 
@@ -24,7 +24,7 @@ def main(config: DictConfig) -> None:
     from score.files import save_json
     from score.weights import folder
 
-    trained = train(config, "tools/demo.py")
+    trained = train(config, typed())
     rows = {name: json.loads((trained / "evaluation" / f"{name}.json").read_text()) for name in config.data.test}
     model, _ = folder.load(trained, runtime.select_device(config.runtime.device, config.runtime.threads))
     shuffled = evaluate(model, SHIFTED, workers=config.runtime.workers, shuffle_vocabulary=config.seed)

@@ -1,4 +1,4 @@
-"""Score a model: ``tools/evaluate.py model=FOLDER data=nwpu_val [data=[a,b]] [limit=N] [shuffle_vocabulary=SEED]``.
+"""Score a model: ``score evaluate model=FOLDER data=nwpu_val [data=[a,b]] [limit=N] [shuffle_vocabulary=SEED]``.
 
 Prints a table for each dataset and saves the figures with the settings, versions and time that they came from.
 """

@@ -1,4 +1,4 @@
-"""Fold run folders into one table: ``tools/report.py runs=[runs/ablation] [output=FILE]``.
+"""Fold run folders into one table: ``score report runs=[runs/ablation] [output=FILE]``.
 
 A line for each setting that differs, with mean and standard deviation over seeds. Folders of runs are searched.
 """

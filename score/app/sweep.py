@@ -1,4 +1,4 @@
-"""Score a model at many pairs of ensemble exponents: ``tools/sweep.py model=FOLDER data=nwpu_val [KEY=VALUE ...]``.
+"""Score a model at many pairs of ensemble exponents: ``score sweep model=FOLDER data=nwpu_val [KEY=VALUE ...]``.
 
 The network runs once for each image; its predictions are kept. A pair is picked on a validation set, and reported on
 the others. Other caps (``top_k=[100,300]``) and other words for classes (``names``) need no run either.

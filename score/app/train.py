@@ -1,4 +1,4 @@
-"""Train a model: ``tools/train.py experiment=NAME [KEY=VALUE ...]``; ``--cfg job`` shows every setting.
+"""Train a model: ``score train experiment=NAME [KEY=VALUE ...]``; ``--cfg job`` shows every setting.
 
 The output folder becomes a model folder, with checkpoints, TensorBoard events, figures and pictures beside the weights.
 """

@@ -1,4 +1,4 @@
-"""The towers' published weights: ``tools/weights.py list | fetch NAME | check [NAME] [folder=FOLDER]``.
+"""The towers' published weights: ``score weights list | fetch NAME | check [NAME] [folder=FOLDER]``.
 
 ``fetch`` downloads one, goes on where it was cut off, and verifies it. ``check`` opens what is there: the type of the
 stored numbers, the embedding's size, the share of words whose nearest neighbour is their synonym, and of drawn objects
@@ -33,7 +33,7 @@ def main(config: DictConfig) -> None:
     elif config.action == "fetch":
         if config.name is None or folder is None:
             missing = "fetch: no name; " if config.name is None else "fetch: no folder; set SCORE_WEIGHTS or "
-            raise ConfigError(f"{missing}use tools/weights.py fetch NAME folder=FOLDER")
+            raise ConfigError(f"{missing}use score weights fetch NAME folder=FOLDER")
         path = registry.fetch(registry.choose(known, config.name), folder)
         print(f"{path}\nSHA-256 {registry.sha256(path)}")
     elif config.action == "check":

@@ -301,7 +301,7 @@ def calibrate(projection: Projection, regions: Regions, bank: Tensor) -> float:
 
 
 def run(settings: Mapping[str, Any], device: torch.device, made_by: str) -> dict[str, dict[str, float]]:
-    """Learn a projection, measure it, write its file: what ``tools/align.py`` does.
+    """Learn a projection, measure it, write its file: what ``score align`` does.
 
     Args:
         settings: as in ``configs/align.yaml``.

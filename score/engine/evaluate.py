@@ -98,7 +98,7 @@ def changes(config: DictConfig) -> list[str]:
     """How an evaluation was set to differ from what the run itself would say of a dataset, a short word each.
 
     Args:
-        config: of ``tools/evaluate.py``.
+        config: of ``score evaluate``.
     """
     words = {
         "limit": config.limit,

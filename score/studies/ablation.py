@@ -72,7 +72,7 @@ def find(folders: Sequence[Path]) -> tuple[list[Run], list[Path]]:
         ended = {place: _read(place) for place in places if (place / "model.safetensors").is_file()}
         scored = {place: run for place, run in ended.items() if run.results}
         if not scored:
-            raise DataError(f"{folder}: no run that was scored; it takes folders of tools/train.py")
+            raise DataError(f"{folder}: no run that was scored; it takes folders of score train")
         found |= scored
         unscored |= {place: None for place in places if place not in scored}
     return list(found.values()), list(unscored)

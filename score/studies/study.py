@@ -97,7 +97,7 @@ class Study:
 
     @classmethod
     def configured(cls, config: DictConfig) -> Study:
-        """Build what ``tools/benchmark.py`` or ``tools/sweep.py`` was set to."""
+        """Build what ``score benchmark`` or ``score sweep`` was set to."""
         return cls(
             Path(config.model),
             Path(config.predictions),

@@ -73,7 +73,7 @@ def save_card(folder: Path, model: SCORE, config: DictConfig, card: Mapping[str,
     towers += [f"- scene encoder: {model.scene.identity}"] if model.scene is not None else []
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     sections = {
-        "Use": f"    tools/evaluate.py model={folder} data=DATASET\n\n`{WEIGHTS}` holds the {trained:,} trained "
+        "Use": f"    score evaluate model={folder} data=DATASET\n\n`{WEIGHTS}` holds the {trained:,} trained "
         "parameters; the frozen towers below are loaded from their own files.",
         **card,
         "Frozen towers": "\n".join(towers),
@@ -241,7 +241,7 @@ def _digest(state: Mapping[str, torch.Tensor]) -> str:
 
 def _check_there(path: Path) -> None:
     if not path.parent.is_dir():
-        raise WeightsError(f"no such model folder: {path.parent}; tools/train.py makes one")
+        raise WeightsError(f"no such model folder: {path.parent}; score train makes one")
     if not path.is_file():
         raise WeightsError(
             f"{path.name} is missing in {path.parent}; a model folder holds {WEIGHTS}, {CONFIG}, {VOCABULARY}"

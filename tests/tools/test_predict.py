@@ -65,7 +65,7 @@ def test_the_command_writes_pictures_and_predictions(model: Path, images: Path, 
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        ("model=nowhere", "error: no such model folder: nowhere; tools/train.py makes one"),
+        ("model=nowhere", "error: no such model folder: nowhere; score train makes one"),
         ("images=gone.jpg", "error: gone.jpg: no such image"),
         ("vocabulary=[]", "error: empty vocabulary"),
         ("vocabulary=[ship,Ship]", "error: duplicate class name in the vocabulary: 'ship'"),

@@ -29,8 +29,8 @@ def test_list(call: Call, tmp_path: Path) -> None:  # noqa: F811
     ("arguments", "line"),
     [
         (["fetch", "remoteclip_rn50", "folder=here"], "without a network, bring https://huggingface.co/chendelong/"),
-        (["fetch", "remoteclip_rn50"], "fetch: no folder; set SCORE_WEIGHTS or use tools/weights.py fetch NAME"),
-        (["fetch", "folder=here"], "fetch: no name; use tools/weights.py fetch NAME folder=FOLDER"),
+        (["fetch", "remoteclip_rn50"], "fetch: no folder; set SCORE_WEIGHTS or use score weights fetch NAME"),
+        (["fetch", "folder=here"], "fetch: no name; use score weights fetch NAME folder=FOLDER"),
         (["fetch", "remoteclip", "folder=here"], "no weights remoteclip; there are convnext_large, "),
         (["bring"], "action=bring: not one of list, fetch, check"),
         ([], "action: not given"),

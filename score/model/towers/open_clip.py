@@ -25,7 +25,7 @@ def find_weights(published: Mapping[str, Any], folder: str | Path | None) -> Pat
 
     Args:
         published: ``file``, and ``repository``, the address of where it is published.
-        folder: where ``tools/weights.py`` puts files, or None.
+        folder: where ``score weights`` puts files, or None.
 
     Raises:
         WeightsError: naming the file, where it is published, and where to put it.
@@ -39,7 +39,7 @@ def find_weights(published: Mapping[str, Any], folder: str | Path | None) -> Pat
             return Path(cached)
     place = folder if folder is not None else "a folder, and set SCORE_WEIGHTS to it"
     raise WeightsError(
-        f"weights not found: {Path(file).name}, published as {file} of {repository}; fetch it with tools/weights.py, "
+        f"weights not found: {Path(file).name}, published as {file} of {repository}; fetch it with score weights, "
         f"put it in {place}, or name it with backbone.tower.weights=FILE or scene.tower.weights=FILE"
     )
 

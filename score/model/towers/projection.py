@@ -68,7 +68,7 @@ def load_projection(path: Path, in_dim: int, embed_dim: int) -> tuple[Projection
     Raises:
         WeightsError: missing, damaged, not a projection, or one of another tower.
     """
-    remedy = "make one with tools/align.py, or leave `projection` unset for the shipped one"
+    remedy = "make one with score align, or leave `projection` unset for the shipped one"
     if not path.is_file():
         raise WeightsError(f"projection not found: {path}; {remedy}")
     try:

@@ -137,7 +137,7 @@ def test_a_wrong_projection_is_one_line(kind: str, message: str, tmp_path: Path)
     with pytest.raises(WeightsError, match=message) as error:
         LiteTower(projection=str(wrong_file(kind, tmp_path)))
     assert "\n" not in str(error.value)
-    assert "tools/align.py" in str(error.value)
+    assert "score align" in str(error.value)
 
 
 def test_a_package_that_is_not_installed_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
