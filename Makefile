@@ -22,6 +22,7 @@ lint: install
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check --quiet . || { echo "error: files above are not formatted; run 'make format'" >&2; exit 1; }
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache --no-logo
 
 format: install
 	@$(BIN)/ruff check --fix-only --quiet .
