@@ -34,3 +34,39 @@ def positions(classes: Sequence[str], names: Sequence[str], dataset: str) -> lis
     if missing:
         raise ConfigError(f"the vocabulary lacks {', '.join(missing)} of {dataset}; add them to score this dataset")
     return [next(where[word] for word in synonyms(name) if word in where) for name in classes]
+
+
+def check(names: Sequence[str], where: str = "the vocabulary") -> list[str]:
+    """Return class names as a list.
+
+    Args:
+        names: the classes, synonyms separated by commas.
+        where: what states them, for messages.
+
+    Raises:
+        ConfigError: there are none, one is empty, or two say the same word.
+    """
+    if not names:
+        raise ConfigError(
+            f"empty vocabulary: no class name in {where}, name at least one, as in vocabulary=[ship,'storage tank']"
+        )
+    first: dict[str, str] = {}
+    for name in names:
+        words = synonyms(str(name))
+        if not words:
+            raise ConfigError(f"empty class name in {where}: {list(names)}, remove it or name it")
+        for word in words:
+            if word in first:
+                raise ConfigError(
+                    f"duplicate class name in {where}: '{word}' ({first[word]}; {name}), keep one of them"
+                    + (" (a comma separates synonyms)" if "," in f"{first[word]}{name}" else "")
+                )
+        first.update(dict.fromkeys(words, str(name)))
+    return [str(name) for name in names]
+
+
+def listed(names: Iterable[object], most: int = 12) -> str:
+    """Names in quotes, the first few of many."""
+    names = list(names)
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(f"'{name}'" for name in names[:most]) + rest

@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.structures import BoxMode
 
 from score.data import coco_json
 from score.data.labels import read_folders
 from score.data.synthetic import generate as synthetic
-from score.errors import DataError
+from score.errors import ConfigError, DataError
 from score.files import cache_folder, shipped
+from score.names import check
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +42,8 @@ class Split:
 
     ``part`` takes a share of the files' images, for a set without an official split: ``{seed, start, end}``, the ends
     in 0..1 of the images in an order drawn from the seed.
+
+    ``outside`` allows file names of the annotations to lead out of ``images``.
     """
 
     images: str
@@ -49,6 +51,7 @@ class Split:
     labels: str | None = None
     expected: dict[str, int] = field(default_factory=dict)  # images, instances
     part: dict[str, Any] | None = None
+    outside: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +90,8 @@ class _Source:
     part: tuple[tuple[str, Any], ...] | None = None  # the share of the images that is taken
     licence: str = ""  # terms of use, for cards and reports
     labels: Path | None = None  # of a semantic dataset, in place of the JSON
+    outside: bool = False  # may file names lead out of the folder of images?
+    left_out: tuple[str, ...] = ()  # categories of the JSON that are no classes
 
 
 def read_spec(path: Path) -> Spec:
@@ -102,7 +107,10 @@ def read_spec(path: Path) -> Spec:
         spec = Spec(**content)
     except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: not a dataset's spec ({error}); see datasets/nwpu.yaml") from error
-    coco_json.check_names(spec.classes, str(path))
+    try:
+        check(spec.classes, "its classes")
+    except ConfigError as error:
+        raise DataError(f"{path}: {error}") from error
     return spec
 
 
@@ -150,29 +158,37 @@ def _source(spec: Spec, split: str, root: Path | None, cache: Path, generate: Ma
         draw=draw,
         part=tuple(paths.part.items()) if paths.part else None,
         licence=spec.licence,
+        outside=paths.outside,
     )
 
 
-def custom(json: Path, images: Path, name: str = "custom") -> str:
+def custom(json: Path, images: Path, name: str = "custom", *, outside: bool = False, empty_classes: bool = True) -> str:
     """Register one's own COCO JSON; class names are the JSON's, in the order of their ids.
 
     Args:
         json: a COCO JSON of instances.
         images: the folder that its file names are relative to.
         name: to register it as; a number is appended where other files already have it.
+        outside: whether its file names may lead out of ``images``.
+        empty_classes: whether categories without instances are classes.
 
     Returns:
         The registered name.
 
     Raises:
-        DataError: the JSON cannot be used; images are checked when they are loaded.
+        DataError: the JSON or an image cannot be used.
     """
     json, images = Path(json), Path(images)
-    categories = coco_json.read_coco(json)["categories"]
-    ordered = sorted(categories, key=lambda category: category.get("id", 0))
-    names = tuple(str(category.get("name", "")) for category in ordered)
-    coco_json.match_categories(categories, names, json, str(json))
-    source = _Source(names=names, json=json, images=images, states_names=str(json))
+    coco = coco_json.read(json, images, outside).require()
+    left_out = () if empty_classes else tuple(coco.unused)
+    source = _Source(
+        names=tuple(name for name in coco.names.values() if name not in left_out),
+        json=json,
+        images=images,
+        states_names=str(json),
+        outside=outside,
+        left_out=left_out,
+    )
     free, number = name, 1
     while free in DatasetCatalog.list() and _registered(free) != source:
         number += 1
@@ -232,9 +248,9 @@ def load(name: str) -> list[dict[str, Any]]:
 
     Returns:
         detectron2's dicts: ``file_name``, ``height``, ``width``, ``image_id``, and ``annotations`` with ``bbox``,
-        ``bbox_mode``, ``category_id`` (index into ``thing_classes``), ``segmentation`` (polygons or RLE, not decoded)
-        and ``iscrowd``, and ``area`` where it is stated. Polygons of fewer than three points are left out, and so is an
-        annotation that has no other, with a warning that counts them.
+        ``bbox_mode``, ``category_id`` (index into ``thing_classes``), ``segmentation`` (tuples ``x, y, x, y, ...``, one
+        a polygon, or a compressed RLE) and ``iscrowd``, and ``area`` where it is stated. They are the caller's own.
+        What :mod:`score.data.coco_json` repairs or leaves out is logged, once for a file.
 
     Raises:
         DataError: no such dataset, or one of the faults that ``score.data.coco_json`` knows.
@@ -251,46 +267,27 @@ def _load(name: str, source: _Source) -> list[dict[str, Any]]:
         raise DataError(f"{name}: no root of datasets is set; set {ROOT_VARIABLE}=FOLDER or paths.datasets=FOLDER")
     if source.draw is not None:
         source.draw()
-    coco = coco_json.read_coco(source.json)
-    index = coco_json.match_categories(coco["categories"], source.names, source.json, source.states_names)
-    coco_json.check_records(coco, source.json)
-    coco_json.check_images(coco["images"], source.images)
+    coco = coco_json.read(source.json, source.images, source.outside).require()
+    index = coco_json.match(coco, [*source.names, *source.left_out], source.states_names)
     for what, count in source.expected:
-        found = len(coco["images" if what == "images" else "annotations"])
-        if found != count:
-            logger.warning("%s: %d %s instead of %d; figures will not compare", name, found, what, count)
-    annotations: dict[Any, list[dict[str, Any]]] = {image["id"]: [] for image in coco["images"]}
-    for record in coco["annotations"]:
-        if (shape := _shape(record["segmentation"])) is not None:
-            annotations[record["image_id"]].append(
-                {
-                    "bbox": record["bbox"],
-                    "bbox_mode": BoxMode.XYWH_ABS,
-                    "category_id": index[record["category_id"]],
-                    "segmentation": shape,
-                    "iscrowd": record.get("iscrowd") or 0,
-                    **({"area": record["area"]} if record.get("area") is not None else {}),
-                }
-            )
-    if dropped := len(coco["annotations"]) - sum(map(len, annotations.values())):
-        logger.warning("%s: %d annotations without a polygon of three points are left out", name, dropped)
+        if coco.counts[what] != count:
+            logger.warning("%s: %d %s instead of %d; figures will not compare", name, coco.counts[what], what, count)
     return [
         {
-            "file_name": str(source.images / image["file_name"]),
-            "height": image["height"],
-            "width": image["width"],
-            "image_id": image["id"],
-            "annotations": annotations[image["id"]],
+            **record,
+            "annotations": [
+                {**item, "category_id": index[item["category_id"]], "segmentation": _own(item["segmentation"])}
+                for item in record["annotations"]
+                if index[item["category_id"]] < len(source.names)
+            ],
         }
-        for image in _part(coco["images"], source)
+        for record in _part(coco.records, source)
     ]
 
 
-def _shape(segmentation: Any) -> Any:
-    """A segmentation without polygons that enclose nothing, None if nothing is left; as detectron2 reads COCO."""
-    if not isinstance(segmentation, list):
-        return segmentation
-    return [ring for ring in segmentation if len(ring) >= 6] or None
+def _own(segmentation: Any) -> Any:
+    """A copy of what can be changed; polygons cannot."""
+    return dict(segmentation) if isinstance(segmentation, Mapping) else segmentation
 
 
 def _part(images: list[dict[str, Any]], source: _Source) -> list[dict[str, Any]]:

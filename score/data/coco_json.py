@@ -1,178 +1,406 @@
-"""What must hold of a COCO JSON and its images before anything is computed from them."""
+"""COCO JSON of instances: the one reader, checker and writer.
+
+Values that can be read in one way only are read so, and what was repaired or left out is counted in notes. Values that
+need a guess are findings: a file that has any is refused.
+"""
 
 from __future__ import annotations
 
+import functools
 import json
-import math
+import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from detectron2.structures import BoxMode
 
+from score import masks
+from score.data.folders import ImageFolder, nearest
 from score.data.images import check_size, read_size
-from score.errors import DataError
-from score.names import normalise
+from score.data.segmentations import Shape, are_normalised, is_number, is_whole, read_segmentation
+from score.errors import ConfigError, DataError
+from score.masks import RLE, Box
+from score.names import check as check_names
+from score.names import listed, normalise
+
+logger = logging.getLogger(__name__)
+
+Id = int | str
+Record = dict[str, Any]
+
+AGREES = 0.5
+"""A stated box is used if it and its mask's have an IoU above this; the mask's own otherwise."""
 
 
-def read_coco(path: Path) -> dict[str, Any]:
-    """Read a COCO JSON.
+@dataclass
+class Coco:
+    """What a COCO JSON holds, and what is wrong with it.
+
+    Attributes:
+        path: the file.
+        names: class names by category id, in the order of their ids.
+        records: detectron2's dicts of its images, whose ``category_id`` is still the JSON's. Lists and dicts in them
+            are shared by all who read the file: copy before changing one.
+        counts: ``images`` and ``instances`` that it lists.
+        findings: why it cannot be used, a line each.
+        notes: what was repaired or left out, a line each.
+    """
+
+    path: Path
+    names: dict[Id, str] = field(default_factory=dict)
+    records: list[Record] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
+    findings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def require(self) -> Coco:
+        """Return itself.
+
+        Raises:
+            DataError: it cannot be used; the first finding, and how many more there are.
+        """
+        if self.findings:
+            more = len(self.findings) - 1
+            raise DataError(self.findings[0] + (f" (and {more} more)" if more else ""))
+        return self
+
+    @property
+    def unused(self) -> list[str]:
+        """Names of the categories without an instance that is not a crowd."""
+        used = {item["category_id"] for record in self.records for item in record["annotations"] if not item["iscrowd"]}
+        return [name for key, name in self.names.items() if key not in used]
+
+
+def read(path: Path, images: Path, outside: bool = False) -> Coco:
+    """Read and check a COCO JSON and the headers of its images, once as long as file and folder stay as they are.
+
+    Args:
+        path: the JSON.
+        images: the folder that its file names are relative to.
+        outside: whether file names may lead out of that folder.
 
     Raises:
-        DataError: no such file, not a COCO JSON of instances, or no annotations at all.
+        DataError: there is no such file or folder, or it is no COCO JSON of instances.
     """
-    try:
-        coco = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such annotation file; {_put(path)}") from error
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as JSON ({error}); replace the file") from error
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(coco, dict) or not isinstance(coco.get(key), list):
-            raise DataError(f"{path}: not a COCO JSON, it has no list of {key}; see cocodataset.org/#format-data")
-    if not coco["annotations"]:
-        raise DataError(f"{path}: no annotations at all; there is nothing to learn from or to compare with")
+    if not path.exists():
+        raise DataError(f"{path}: no such annotation file; {nearest(path)}")
+    if not images.is_dir():
+        raise DataError(f"{images}: no such folder of images; {nearest(images)}")
+    state = [(place.stat().st_size, place.stat().st_mtime_ns) for place in (path, images)]
+    return _read(path, images, outside, tuple(state))
+
+
+@functools.lru_cache(maxsize=8)
+def _read(path: Path, images: Path, outside: bool, state: Any) -> Coco:
+    coco = _Reader(path, images, outside).coco
+    if not coco.findings:
+        for note in coco.notes:
+            logger.warning(note)
     return coco
 
 
-def _put(path: Path) -> str:
-    """What to do about a missing file: its nearest folder that does exist, and what it lacks."""
-    there = next((parent for parent in path.parents if parent.is_dir()), None)
-    return f"in {there} there is no {path.relative_to(there).parts[0]}" if there else "check the path"
+def check(path: Path, images: Path, outside: bool = False) -> list[str]:
+    """All that is wrong with a COCO JSON and its images, a line each; see :func:`read`."""
+    try:
+        return read(path, images, outside).findings
+    except DataError as error:
+        return [str(error)]
 
 
-def check_names(names: Sequence[str], where: str) -> None:
-    """Refuse an empty list of class names, or one that says a name twice.
-
-    Raises:
-        DataError: naming the doubles.
-    """
-    if not names:
-        raise DataError(f"{where}: no class names; give at least one")
-    doubles = [name for name, count in Counter(map(normalise, names)).items() if count > 1]
-    if doubles:
-        raise DataError(f"{where}: class names given more than once: {_listed(doubles)}; leave each once")
-
-
-def match_categories(
-    categories: Iterable[dict[str, Any]], names: Sequence[str], json_file: Path, spec: str
-) -> dict[int | str, int]:
+def match(coco: Coco, names: Sequence[str], states: str) -> dict[Id, int]:
     """Match a JSON's categories to a dataset's classes, by name and never by position.
 
     Args:
-        categories: the JSON's ``categories``.
+        coco: the JSON.
         names: the classes, in the dataset's order.
-        json_file: named in the message.
-        spec: what states ``names``, named in the message.
+        states: what states ``names``, for the message.
 
     Returns:
-        The JSON's category id to the index in ``names``.
+        Category id to the index in ``names``.
 
     Raises:
         DataError: the names differ; the message lists the difference.
     """
-    try:
-        pairs = [(category["id"], str(category["name"])) for category in categories]
-        double = len({i for i, _ in pairs}) < len(pairs)
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{json_file}: a category without id or name; give every category both") from error
-    check_names([name for _, name in pairs], str(json_file))
-    if double:
-        raise DataError(f"{json_file}: two categories with one id; give each its own")
     index = {normalise(name): i for i, name in enumerate(names)}
-    found = {normalise(name): name for _, name in pairs}
+    found = {normalise(name): name for name in coco.names.values()}
     missing = [name for name in names if normalise(name) not in found]
     unknown = [name for key, name in found.items() if key not in index]
     if missing or unknown:
-        sides = [
-            f"{what} {_listed(side)}" for what, side in (("it lacks", missing), ("it has besides", unknown)) if side
-        ]
-        raise DataError(f"{json_file}: categories differ from {spec}: {'; '.join(sides)}; make the names agree")
-    return {i: index[normalise(name)] for i, name in pairs}
+        sides = (("it lacks", missing), ("it has besides", unknown))
+        told = "; ".join(f"{what} {listed(side)}" for what, side in sides if side)
+        raise DataError(f"{coco.path}: categories differ from {states}: {told}; make the names agree")
+    return {key: index[normalise(name)] for key, name in coco.names.items()}
 
 
-def check_records(coco: dict[str, Any], json_file: Path) -> None:
-    """Check that images and annotations are complete and refer to each other; an id may be 0.
+def annotation(rle: RLE, category_id: int) -> Record:
+    """An annotation of a mask, without ids."""
+    return {
+        "category_id": category_id,
+        "bbox": list(masks.box(rle)),
+        "area": masks.area(rle),
+        "iscrowd": 0,
+        "segmentation": rle,
+    }
 
-    Raises:
-        DataError: naming the first image or annotation at fault.
-    """
-    for kind, keys in (("image", ("id", "file_name", "width", "height")), ("annotation", ("image_id", "category_id"))):
-        for number, record in enumerate(coco[f"{kind}s"]):
-            absent = [key for key in keys if key not in record]
-            if absent:
-                raise DataError(f"{json_file}: {kind} {record.get('id', f'number {number}')} has no {_listed(absent)}")
-            if not isinstance(record.get("id", 0), int | str):
-                raise DataError(f"{json_file}: {kind} number {number} has the id {record['id']}; use numbers or words")
-    for key, of in (("id", "image"), ("file_name", "image"), ("id", "annotation")):
-        counts = Counter(record[key] for record in coco[f"{of}s"] if key in record)
-        double = next((value for value, count in counts.items() if count > 1), None)
-        if double is not None:
-            raise DataError(f"{json_file}: {counts[double]} {of}s with the {key} {double}; each needs its own")
-    images = {record["id"]: [record["height"], record["width"]] for record in coco["images"]}
-    categories = {record["id"] for record in coco["categories"]}
-    for record in coco["annotations"]:
-        who = f"{json_file}: annotation {record.get('id', 'without id')}"
-        if record["image_id"] not in images:
-            raise DataError(
-                f"{who} is of image {record['image_id']}, which is not listed; add it or drop the annotation"
+
+def skeleton(names: Sequence[str], info: Mapping[str, Any]) -> Record:
+    """A COCO JSON without images; the id of a category is its position in ``names``, from 1 on."""
+    categories = [{"id": number, "name": name} for number, name in enumerate(names, start=1)]
+    return {"info": dict(info), "images": [], "annotations": [], "categories": categories}
+
+
+class _Reader:
+    """Reads one file: categories, images, annotations, each as far as what it needs could be read."""
+
+    def __init__(self, path: Path, images: Path, outside: bool) -> None:
+        self.coco = Coco(path)
+        self._content = self._load()
+        self._counted: Counter[str] = Counter()
+        self._read_categories()
+        self._read_images(ImageFolder(images, outside))
+        self._read_annotations()
+        self.coco.notes += [f"{self.coco.path}: {what}: {count}" for what, count in self._counted.items()]
+
+    def _load(self) -> Record:
+        path = self.coco.path
+        try:
+            content = json.loads(path.read_bytes())
+        except (OSError, ValueError, RecursionError) as error:
+            raise DataError(f"{path}: cannot be read as JSON ({error}); replace the file") from error
+        for key in ("images", "annotations", "categories"):
+            found = content.get(key) if isinstance(content, dict) else None
+            if not isinstance(found, list):
+                kind = f"{key} that are a {type(found).__name__}" if found is not None else f"no list of {key}"
+                raise DataError(f"{path}: not a COCO JSON, it has {kind}; see cocodataset.org/#format-data")
+            self.coco.counts["instances" if key == "annotations" else key] = len(found)
+        if not content["annotations"]:
+            raise DataError(f"{path}: no annotations at all; there is nothing to learn from or to compare with")
+        assert isinstance(content, dict)
+        return content
+
+    def _find(self, what: str, message: str) -> None:
+        self.coco.findings.append(f"{self.coco.path}: {what} {message}")
+
+    def _entries(self, kind: str, key: str, needed: Sequence[str]) -> list[tuple[str, Record]]:
+        """What each dict of a list is called, and the dict, if it has all it needs; others are findings."""
+        whole = []
+        for number, record in enumerate(self._content[key], start=1):
+            if not isinstance(record, dict):
+                self._find(f"{kind} number {number}", f"is {_short(record)}, not a dict; see the COCO format")
+            elif absent := [name for name in needed if name not in record]:
+                self._find(_who(kind, number, record), f"has no {listed(absent)}; add it")
+            else:
+                whole.append((_who(kind, number, record), record))
+        return whole
+
+    def _ids(self, kind: str, entries: Iterable[tuple[str, Record]]) -> Callable[[Any], Id | None]:
+        """How ids of a kind are read: ``"1"``, 1 and 1.0 are one, unless both text and number occur."""
+        given = [record["id"] for _, record in entries if "id" in record]
+        read = _number
+        if len({read(value) for value in given}) < len({(type(value) is str, str(value)) for value in given}):
+            read = _as_it_is
+        for who, record in entries:
+            if "id" in record and read(record["id"]) is None:
+                self._find(who, f"has the id {_short(record['id'])}; use whole numbers or words")
+        counts = Counter(read(value) for value in given)
+        for value, count in counts.items():
+            if value is not None and count > 1:
+                self._find(f"{count} {kind}s", f"have the id {value}; give each its own")
+        return read
+
+    def _read_categories(self) -> None:
+        entries = self._entries("category", "categories", ("id", "name"))
+        self._category = self._ids("category", entries)
+        for who, record in entries:
+            name = str(record["name"]) if is_number(record["name"]) else record["name"]
+            if not isinstance(name, str) or not name.strip():
+                self._find(who, f"has the name {_short(record['name'])}; name it")
+            if (key := self._category(record["id"])) is not None:
+                self.coco.names[key] = str(name)
+        self.coco.names = dict(sorted(self.coco.names.items(), key=lambda pair: (isinstance(pair[0], str), pair[0])))
+        if not self.coco.findings:
+            try:
+                check_names(list(self.coco.names.values()), "its categories")
+            except ConfigError as error:
+                self.coco.findings.append(f"{self.coco.path}: {error}")
+        if commas := [name for name in self.coco.names.values() if "," in name]:
+            self.coco.notes.append(f"{self.coco.path}: commas separate synonyms in {listed(commas)}")
+
+    def _read_images(self, folder: ImageFolder) -> None:
+        entries = self._entries("image", "images", ("id", "file_name", "width", "height"))
+        self._image = self._ids("image", entries)
+        self._sizes: dict[Id | None, tuple[int, int] | None] = {}  # None: it has a finding already
+        missing: list[str] = []
+        places: Counter[str] = Counter()
+        for who, record in entries:
+            key, size = self._image(record["id"]), _size(record)
+            self._sizes[key] = size
+            if size is None:
+                sides = _short([record["width"], record["height"]])
+                self._find(who, f"has the width and height {sides}; correct them")
+                continue
+            try:
+                place, repaired = folder.find(record["file_name"])
+            except DataError as error:
+                self._find(who, str(error))
+                continue
+            if place is None:
+                missing.append(record["file_name"])
+                continue
+            if repaired:
+                self._counted["file names read in another spelling (\\, a folder twice, Unicode forms)"] += 1
+            places[place] += 1
+            if key is not None:
+                self._add_image(key, place, size)
+        if missing:
+            self.coco.findings.append(
+                f"{folder.root / missing[0]}: no such image ({len(missing)} of {len(entries)} are missing)"
+                f"{folder.near(missing[0])}; add it"
             )
-        if record["category_id"] not in categories:
-            raise DataError(f"{who} is of category {record['category_id']}, which is not listed; correct it")
-        if "bbox" not in record or not isinstance(record.get("segmentation"), list | dict):
-            raise DataError(f"{who} has no bbox or no segmentation; instance masks are needed")
-        area = record.get("area")
-        if area is not None and not (isinstance(area, int | float) and 0 <= area < math.inf):
-            raise DataError(f"{who} has the area {area}; correct it, or leave it out")
-        shape = record["segmentation"]
-        if isinstance(shape, list):
-            if not all(map(_is_ring, shape)):
-                raise DataError(f"{who} has a polygon that is no list of an even number of coordinates; correct it")
-        elif list(shape.get("size", ())) != images[record["image_id"]] or "counts" not in shape:
-            raise DataError(f"{who} has an RLE of another size than its image, or without counts; correct it")
+        for place, count in places.items():
+            if count > 1:
+                self._find(f"{count} images", f"have the file_name {os.path.relpath(place, folder.root)}; keep one")
+
+    def _add_image(self, key: Id, place: str, size: tuple[int, int]) -> None:
+        try:
+            check_size(place, read_size(place), size)
+        except DataError as error:
+            self.coco.findings.append(str(error))
+        self.coco.records.append(
+            {"file_name": place, "height": size[1], "width": size[0], "image_id": key, "annotations": []}
+        )
+
+    def _read_annotations(self) -> None:
+        by_image = {record["image_id"]: record["annotations"] for record in self.coco.records}
+        entries = self._entries("annotation", "annotations", ("image_id", "category_id"))
+        self._ids("annotation", entries)
+        if are_normalised(record.get("segmentation") for _, record in entries):
+            self._find("all polygons", "lie within 0..1; multiply x by the image's width and y by its height")
+        kept = 0
+        for who, record in entries:
+            try:
+                found = self._read_annotation(record)
+            except DataError as error:
+                self._find(who, str(error))
+                continue
+            if found is None:
+                self._counted["annotations left out, for their masks have no pixels"] += 1
+                continue
+            kept += 1
+            if found["iscrowd"]:
+                self._counted["crowds (iscrowd 1), not learned and ignored in scoring"] += 1
+            by_image.get(found.pop("image_id"), []).append(found)
+        if not self.coco.findings:
+            self._check_rest(kept, len(entries))
+
+    def _check_rest(self, kept: int, count: int) -> None:
+        """Is there anything to learn from or to compare with?"""
+        crowds = sum(item["iscrowd"] for record in self.coco.records for item in record["annotations"])
+        if not kept:
+            self._find("nothing", f"is left: no mask of its {count} annotations has a pixel; give polygons or RLE")
+        elif crowds == kept:
+            self._find("all", f"{count} annotations are crowds (iscrowd 1); set iscrowd to 0 for single objects")
+        elif unused := self.coco.unused:
+            self.coco.notes.append(
+                f"{self.coco.path}: no instances of {listed(unused)}, not learned, but asked for in scoring"
+            )
+
+    def _read_annotation(self, record: Record) -> Record | None:
+        """An annotation as detectron2 has it, None if its mask is empty."""
+        image, category = self._image(record["image_id"]), self._category(record["category_id"])
+        if image is None or image not in self._sizes:
+            raise DataError(
+                f"is of image {_short(record['image_id'])}, which is not listed; add it or drop the annotation"
+            )
+        if category is None or category not in self.coco.names:
+            raise DataError(f"is of category {_short(record['category_id'])}, which is not listed; correct it")
+        size = self._sizes[image]
+        if size is None:
+            return None
+        shape = read_segmentation(record.get("segmentation"), size[1], size[0])
+        crowd, area = _crowd(record.get("iscrowd")), _area(record.get("area"))
+        if shape is None:
+            return None
+        return {
+            "image_id": image,
+            "bbox": self._box(record.get("bbox"), shape),
+            "bbox_mode": BoxMode.XYWH_ABS,
+            "category_id": category,
+            "segmentation": shape.segmentation,
+            "iscrowd": crowd,
+            **({"area": area} if area else {}),  # a mask with pixels has none of 0
+        }
+
+    def _box(self, stated: Any, shape: Shape) -> tuple[float, ...]:
+        """The stated box if it can be used, the mask's otherwise."""
+        try:
+            box = tuple(float(v) if isinstance(v, str) else v for v in stated)
+            if len(box) == 4 and all(map(is_number, box)) and _overlap(box, shape.box) > AGREES:
+                return box
+        except (TypeError, ValueError, OverflowError):
+            pass
+        if stated is not None:
+            self._counted["boxes made from the masks, for those stated do not fit them"] += 1
+        else:
+            self._counted["boxes made from the masks, for none are stated"] += 1
+        return shape.box
 
 
-def _is_ring(ring: Any) -> bool:
-    """Whether something is a flat list of x, y, x, y, ... of finite numbers; rasterising others has no end."""
-    if not isinstance(ring, list) or len(ring) % 2:
-        return False
-    try:
-        points = np.array(ring)
-    except ValueError:
-        return False
-    return not ring or (points.ndim == 1 and points.dtype.kind in "iuf" and bool(np.isfinite(points).all()))
+def _who(kind: str, number: int, record: Record) -> str:
+    """An entry by its id, or its number in the list from 1 on."""
+    return f"{kind} {record['id']}" if isinstance(record.get("id"), int | float | str) else f"{kind} number {number}"
 
 
-def check_images(images: Sequence[dict[str, Any]], folder: Path) -> None:
-    """Check that every image file is there, can be opened, and has the stated size; reads headers only.
-
-    Raises:
-        DataError: naming the first file at fault, and how many are missing.
-    """
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder of images; {_put(folder)}")
-    there = {parent: _files(folder / parent) for parent in {os.path.dirname(image["file_name"]) for image in images}}
-    missing = [image["file_name"] for image in images if _split(image)[1] not in there[_split(image)[0]]]
-    if missing:
-        raise DataError(f"{folder / missing[0]}: no such image ({len(missing)} of {len(images)} are missing); add it")
-    for image in images:
-        path = folder / image["file_name"]
-        check_size(path, read_size(path), (image["width"], image["height"]))
+def _number(value: Any) -> Id | None:
+    """An id as a whole number where it can be read as one; None for what is no id."""
+    if is_whole(value):
+        return int(value)
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and str(int(value)) == value:
+        return int(value)
+    return value if isinstance(value, str) and value else None
 
 
-def _split(image: dict[str, Any]) -> tuple[str, str]:
-    return os.path.split(image["file_name"])
+def _as_it_is(value: Any) -> Id | None:
+    """An id where text and numbers are told apart."""
+    return value if isinstance(value, str) and value else _number(value)
 
 
-def _files(folder: Path) -> set[str]:
-    """The names in a folder: one listing is much cheaper than asking for each file."""
-    return set(os.listdir(folder)) if folder.is_dir() else set()
+def _size(record: Record) -> tuple[int, int] | None:
+    """Width and height of an image, None if they are none."""
+    width, height = _number(record["width"]), _number(record["height"])
+    if isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0:
+        return width, height
+    return None
 
 
-def _listed(names: Iterable[str], most: int = 12) -> str:
-    """Names in quotes, the first few of many."""
-    names = list(names)
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(f"'{name}'" for name in names[:most]) + rest
+def _short(value: Any) -> str:
+    """The beginning of a value, as the JSON has it."""
+    return json.dumps(value, ensure_ascii=False)[:40]
+
+
+def _crowd(value: Any) -> int:
+    if value in (None, 0, "0", ""):
+        return 0
+    if value in (1, "1"):
+        return 1
+    raise DataError(f"has the iscrowd {_short(value)}; use 0 or 1")
+
+
+def _area(value: Any) -> float | None:
+    if value is None or (is_number(value) and 0 <= value <= 2**53):
+        return value
+    raise DataError(f"has the area {_short(value)}; correct it, or leave it out")
+
+
+def _overlap(first: Sequence[float], second: Box) -> float:
+    """IoU of two boxes x, y, width, height; 0 where a number is none or a side is not positive."""
+    shared = 1.0
+    for axis in (0, 1):
+        end = min(first[axis] + first[axis + 2], second[axis] + second[axis + 2])
+        shared *= max(0.0, end - max(first[axis], second[axis]))
+    total = first[2] * first[3] + second[2] * second[3] - shared
+    return shared / total if shared > 0 and first[2] > 0 and first[3] > 0 else 0.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +10,8 @@ import torch
 from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, Instances, polygons_to_bitmask
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
+from score import masks
 from score.data.images import read_image
 
 Record = dict[str, Any]
@@ -61,10 +61,10 @@ class TrainMapper:
         pixels = read_image(record["file_name"], (record["width"], record["height"]))
         rng = np.random.default_rng([self.seed, record["position"]]) if "position" in record else self._rng
         transform = self._draw(rng, *pixels.shape[:2])
-        classes, masks = self._instances(rng, record.get("annotations", ()), transform)
+        classes, kept = self._instances(rng, record.get("annotations", ()), transform)
         instances = Instances((self.size, self.size))
         instances.gt_classes = torch.tensor(classes, dtype=torch.int64)
-        stacked = np.stack(masks) if masks else np.zeros((0, self.size, self.size), dtype=bool)
+        stacked = np.stack(kept) if kept else np.zeros((0, self.size, self.size), dtype=bool)
         instances.gt_masks = BitMasks(torch.from_numpy(stacked))
         return {
             "image": _tensor(transform.apply_image(pixels)),
@@ -100,13 +100,9 @@ class TrainMapper:
         if self.max_instances is not None and len(candidates) > self.max_instances:
             chosen = rng.choice(len(candidates), self.max_instances, replace=False)
             candidates = [candidates[i] for i in sorted(chosen)]
-        classes, masks = [], []
-        for item in candidates:
-            mask = rasterise(item["segmentation"], transform, crop)
-            if mask.any():
-                classes.append(item["category_id"])
-                masks.append(mask)
-        return classes, masks
+        found = [(item["category_id"], rasterise(item["segmentation"], transform, crop)) for item in candidates]
+        seen = [(label, mask) for label, mask in found if mask.any()]
+        return [label for label, _ in seen], [mask for _, mask in seen]
 
 
 class TestMapper:
@@ -141,24 +137,20 @@ class TestMapper:
 
 
 def reaches(annotation: Record, transform: T.TransformList, size: tuple[int, int]) -> bool:
-    """Whether an instance's box still covers some of the image after a transform.
+    """Whether the extent of an instance's mask still covers some of the image after a transform.
 
     Args:
-        annotation: with ``segmentation``; RLE goes by its ``bbox`` (XYWH), polygons by their own extent.
+        annotation: with ``segmentation``; the ``bbox`` that a file states is not relied on.
         transform: of the image.
         size: (height, width) of the transformed image.
     """
     segmentation = annotation["segmentation"]
-    if isinstance(segmentation, list):
-        points = np.concatenate(
-            [np.asarray(ring, dtype=float).reshape(-1, 2) for ring in segmentation] or [np.zeros((0, 2))]
-        )
-        if not len(points):
-            return False
-        box = np.concatenate([points.min(0), points.max(0)])
-    else:
-        x, y, w, h = annotation["bbox"]
+    if isinstance(segmentation, Mapping):
+        x, y, w, h = masks.box(segmentation)  # type: ignore[arg-type]
         box = np.array([x, y, x + w, y + h], dtype=float)
+    else:
+        points = np.concatenate([np.asarray(ring, dtype=float).reshape(-1, 2) for ring in segmentation])
+        box = np.concatenate([points.min(0), points.max(0)])
     x0, y0, x1, y1 = transform.apply_box(box[None])[0]
     return bool(x1 > 0 and y1 > 0 and x0 < size[1] and y0 < size[0])
 
@@ -167,30 +159,25 @@ def rasterise(segmentation: Any, transform: T.TransformList, size: tuple[int, in
     """The mask of an instance after a transform.
 
     Args:
-        segmentation: polygons (flat lists x, y, ... in pixels), or RLE, compressed or not.
+        segmentation: polygons (flat sequences x, y, ... in pixels, three points or more), or compressed RLE.
         transform: of the image.
         size: (height, width) of the transformed image.
 
     Returns:
         ``[height, width]`` bool.
     """
-    if isinstance(segmentation, list):
-        rings = [np.asarray(ring, dtype=float).reshape(-1, 2) for ring in segmentation if len(ring) >= 6]
-        if not rings:
-            return np.zeros(size, dtype=bool)
-        # not apply_polygons: its crop cuts them with shapely, which rasterising does in passing
-        rings = [transform.apply_coords(ring) for ring in rings]
-        mask = np.zeros(size, dtype=bool)
-        limits = np.array(size[::-1])
-        low = np.clip(np.floor(np.min([ring.min(0) for ring in rings], axis=0)).astype(int), 0, limits)
-        high = np.clip(np.ceil(np.max([ring.max(0) for ring in rings], axis=0)).astype(int), 0, limits)
-        if (high > low).all():  # only its own part of the image: crowded images have a thousand small masks
-            part = polygons_to_bitmask([(ring - low).reshape(-1) for ring in rings], *(high - low)[::-1])
-            mask[low[1] : high[1], low[0] : high[0]] = part
-        return mask
-    if isinstance(segmentation["counts"], list):
-        segmentation = coco_mask.frPyObjects(segmentation, *segmentation["size"])
-    return transform.apply_segmentation(coco_mask.decode(segmentation)).astype(bool)
+    if isinstance(segmentation, Mapping):
+        return transform.apply_segmentation(masks.decode(segmentation).astype(np.uint8)).astype(bool)  # type: ignore[arg-type]
+    # not apply_polygons: its crop cuts them with shapely, which rasterising does in passing
+    rings = [transform.apply_coords(np.asarray(ring, dtype=float).reshape(-1, 2)) for ring in segmentation]
+    mask = np.zeros(size, dtype=bool)
+    limits = np.array(size[::-1])
+    low = np.clip(np.floor(np.min([ring.min(0) for ring in rings], axis=0)).astype(int), 0, limits)
+    high = np.clip(np.ceil(np.max([ring.max(0) for ring in rings], axis=0)).astype(int), 0, limits)
+    if (high > low).all():  # only its own part of the image: crowded images have a thousand small masks
+        part = polygons_to_bitmask([(ring - low).reshape(-1) for ring in rings], *(high - low)[::-1])
+        mask[low[1] : high[1], low[0] : high[0]] = part
+    return mask
 
 
 def _tensor(pixels: NDArray[np.uint8]) -> torch.Tensor:

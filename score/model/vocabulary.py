@@ -17,31 +17,7 @@ from torch.nn import functional as F
 from score.errors import ConfigError, OutputError
 from score.files import cache_folder, write_whole
 from score.model.towers.base import Tower
-from score.names import synonyms
-
-
-def check(names: Sequence[str]) -> list[str]:
-    """Return a vocabulary as a list.
-
-    Raises:
-        ConfigError: it is empty, has an empty name, or says a name twice.
-    """
-    if not names:
-        raise ConfigError(
-            "empty vocabulary: no class name given, name at least one, as in vocabulary=[ship,'storage tank']"
-        )
-    first: dict[str, str] = {}
-    for name in names:
-        words = synonyms(str(name))
-        if not words:
-            raise ConfigError(f"empty class name in the vocabulary: {list(names)}, remove it or name it")
-        for word in words:
-            if word in first:
-                raise ConfigError(
-                    f"duplicate class name in the vocabulary: '{word}' ({first[word]}, {name}), keep one of them"
-                )
-        first.update(dict.fromkeys(words, str(name)))
-    return [str(name) for name in names]
+from score.names import check, synonyms
 
 
 logger = logging.getLogger(__name__)

@@ -72,12 +72,6 @@ def test_images_without_annotations_are_left_out(write_coco: Write) -> None:
     assert set(ids(batches(name, 2))) == {0}
 
 
-def test_nothing_to_learn_from(write_coco: Write) -> None:
-    name = catalog.custom(*write_coco(lambda coco: [item.update(iscrowd=1) for item in coco["annotations"]]))
-    with pytest.raises(DataError, match="no image has an annotation"):
-        batches(name, 1)
-
-
 def test_test_loader_gives_single_images_in_order(name: str) -> None:
     drawn = list(loaders.test_loader(loaders.test_records(name), TestMapper(shortest=64, longest=64), 0))
     assert [len(batch) for batch in drawn] == [1] * 12

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from score.errors import ConfigError
 from score.model.towers.tiny import TinyTower
-from score.model.vocabulary import TextEncoder, check, warn_of_equals
-from score.names import is_seen, normalise, synonyms
+from score.model.vocabulary import TextEncoder, warn_of_equals
+from score.names import check, is_seen, normalise, synonyms
 
 PROMPTS = ["aerial view of {}.", "a photo of the {}."]
 
