@@ -38,7 +38,9 @@ def main(config: DictConfig) -> None:
     ensemble = dataclasses.replace(model.ensemble, **given)
     source = runtime.provenance(Path(config.model), device, trained.get("seed"), typed())
     rows = {}
+    changes = inference.changes(config)
     for dataset in datasets:
+        title, json = inference.place(output, dataset, changes)
         results = inference.evaluate(
             model,
             dataset,
@@ -48,17 +50,16 @@ def main(config: DictConfig) -> None:
             limit=config.limit,
             shuffle_vocabulary=config.shuffle_vocabulary,
             pictures=config.pictures,
-            picture_folder=output / "pictures" / dataset,
+            picture_folder=output / "pictures" / title,
             tasks=plain(config)["tasks"],
             min_score=config.min_score,
             background=config.background,
             labels=Path(config.labels) if config.labels else None,
         )
-        changes = inference.changes(config)
-        name = "_".join([dataset, *changes])
+        name = "_".join([title, *changes])
         path = output / f"{name}.json"
-        dataset_hash = fingerprint(test_records(dataset, config.limit))
-        save_json(path, {"dataset": dataset, "dataset_hash": dataset_hash, **source, "changes": changes, **results})
+        facts = {"dataset": dataset, "json": json, "dataset_hash": fingerprint(test_records(dataset, config.limit))}
+        save_json(path, {**facts, **source, "changes": changes, **results})
         print(f"{name}: {results['seconds_per_image']:.2f} s an image\nsaved as {path}\n{overview(results)}\n")
         rows[name] = results
     if len(rows) > 1 and all("all" in results for results in rows.values()):

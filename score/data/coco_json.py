@@ -6,7 +6,6 @@ need a guess are findings: a file that has any is refused.
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
 import os
@@ -31,6 +30,10 @@ logger = logging.getLogger(__name__)
 
 Id = int | str
 Record = dict[str, Any]
+
+State = tuple[tuple[int, int], ...]
+KEPT = 8
+"""So many files are kept in memory, those last asked for."""
 
 AGREES = 0.5
 """A stated box is used if it and its mask's have an IoU above this; the mask's own otherwise."""
@@ -75,8 +78,11 @@ class Coco:
         return [name for key, name in self.names.items() if key not in used]
 
 
+_KNOWN: dict[tuple[Path, Path, Path, bool], tuple[State, Coco]] = {}  # with the state in which each was read
+
+
 def read(path: Path, images: Path, outside: bool = False) -> Coco:
-    """Read and check a COCO JSON and the headers of its images, once as long as file and folder stay as they are.
+    """Read and check a COCO JSON and the headers of its images, once as long as all these files stay as they are.
 
     Args:
         path: the JSON.
@@ -90,17 +96,26 @@ def read(path: Path, images: Path, outside: bool = False) -> Coco:
         raise DataError(f"{path}: no such annotation file; {nearest(path)}")
     if not images.is_dir():
         raise DataError(f"{images}: no such folder of images; {nearest(images)}")
-    state = [(place.stat().st_size, place.stat().st_mtime_ns) for place in (path, images)]
-    return _read(path, images, outside, tuple(state))
-
-
-@functools.lru_cache(maxsize=8)
-def _read(path: Path, images: Path, outside: bool, state: Any) -> Coco:
-    coco = _Reader(path, images, outside).coco
-    if not coco.findings:
-        for note in coco.notes:
+    key = (path.resolve(), images, images.resolve(), outside)
+    state, coco = _KNOWN.pop(key, ((), Coco(path)))
+    if not state or state != _state(path, coco.records):
+        coco = _Reader(path, images, outside).coco
+        state = _state(path, coco.records) if not coco.findings else ()
+        for note in coco.notes if state else ():
             logger.warning(note)
+    _KNOWN[key] = state, coco
+    if len(_KNOWN) > KEPT:
+        del _KNOWN[next(iter(_KNOWN))]
     return coco
+
+
+def _state(path: Path, records: Sequence[Record]) -> State:
+    """Sizes and times of a JSON and its images."""
+    try:
+        facts = [os.stat(place) for place in (path, *(record["file_name"] for record in records))]
+    except OSError:
+        return ()
+    return tuple((fact.st_size, fact.st_mtime_ns) for fact in facts)
 
 
 def check(path: Path, images: Path, outside: bool = False) -> list[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import json
 import logging
 import random
 import time
@@ -115,12 +117,31 @@ def changes(config: DictConfig) -> list[str]:
     return found + (["overrides"] if config.overrides else [])
 
 
-def register(entries: Any, root: str | Path | None) -> list[str]:
+def place(output: Path, dataset: str, changes: Sequence[str]) -> tuple[str, str | None]:
+    """What the figures of a dataset are called in a folder, where another JSON of its name may have some already.
+
+    Returns:
+        The dataset's name, with a number if another's figures stand under it, and its JSON.
+    """
+    file = MetadataCatalog.get(dataset).get("json_file")
+    own = str(Path(file).resolve()) if file else None
+    for number in itertools.count(1):
+        title = dataset if number == 1 else f"{dataset}_{number}"
+        path = output / f"{'_'.join([title, *changes])}.json"
+        if not path.is_file() or json.loads(path.read_text()).get("json") in (None, own):
+            break
+    return title, own
+
+
+def register(entries: Any, root: str | Path | None, *, learn: bool = False) -> list[str]:
     """Register the known datasets and one's own.
 
     Args:
-        entries: the name of a dataset, one's own as ``{json: FILE, images: FOLDER}``, or a list of such.
+        entries: the name of a dataset, one's own as ``{json: FILE, images: FOLDER}``, or a list of such. With
+            ``outside: true`` file names may lead out of the folder.
         root: of the datasets' working layout, or None.
+        learn: whether to learn from them: categories of one's own without instances then are no classes, unless the
+            entry says ``empty_classes: true``.
 
     Returns:
         Registered names.
@@ -133,15 +154,30 @@ def register(entries: Any, root: str | Path | None) -> list[str]:
     entries = list(entries) if isinstance(entries, (list, ListConfig)) else [entries]
     if not entries:
         raise ConfigError("data=[]: no dataset; name at least one")
-    return [_registered(entry) for entry in entries]
+    return [_registered(entry, learn) for entry in entries]
 
 
-def _registered(entry: Any) -> str:
+def _registered(entry: Any, learn: bool) -> str:
     if isinstance(entry, str):
         return catalog.require(entry)
-    if not isinstance(entry, Mapping | DictConfig) or set(entry) != {"json", "images"}:
-        raise ConfigError(f"dataset {entry}: not readable; give a name, or {{json: FILE, images: FOLDER}}")
-    return catalog.custom(Path(entry["json"]), Path(entry["images"]), Path(entry["json"]).stem)
+    places, switches = ("json", "images"), ("outside", "empty_classes")
+    if (
+        not isinstance(entry, Mapping | DictConfig)
+        or not set(places) <= set(entry) <= {*places, *switches}
+        or not all(isinstance(entry.get(key, False), bool) for key in switches)
+    ):
+        raise ConfigError(
+            f"dataset {entry}: not readable; give a name, or {{json: FILE, images: FOLDER}}, and beside them "
+            "outside: true or empty_classes: true"
+        )
+    file = Path(str(entry["json"]))
+    return catalog.custom(
+        file,
+        Path(str(entry["images"])),
+        file.stem,
+        outside=entry.get("outside", False),
+        empty_classes=entry.get("empty_classes", not learn),
+    )
 
 
 def deal(names: Sequence[str], seed: int) -> list[str]:

@@ -72,7 +72,8 @@ def run(config: DictConfig, command: str) -> None:
     """What each process does."""
     runtime.log_to_stdout()
     device = runtime.select_device(config.runtime.device, config.runtime.threads)
-    name, *test_names = register([config.data.train, *(config.data.test or [])], config.paths.datasets)
+    [name] = register([config.data.train], config.paths.datasets, learn=True)
+    test_names = register(config.data.test, config.paths.datasets) if config.data.test else []
     data = progress.facts(name)
     if not data.instances:
         raise DataError(f"{data.name} has no annotations, there is nothing to learn; choose another data.train")

@@ -88,6 +88,9 @@ def test_a_file_is_read_once_until_it_changes(write_coco: Write, monkeypatch: py
     json.write_text(json.read_text().replace("ship", "boat"))
     assert catalog.custom(json, images) != name
     assert read == [json, json]
+    Image.new("RGB", (61, 40)).save(images / "1.png")
+    with pytest.raises(DataError, match="61x40 pixels, its annotations say 60x40"):
+        catalog.custom(json, images)
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:

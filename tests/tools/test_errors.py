@@ -126,17 +126,17 @@ CASES = {
     "only crowds": (
         edit(lambda content: [item.update(iscrowd=1) for item in content["annotations"]]),
         TRAIN,
-        ["nothing to learn"],
+        ["data/instances.json: all 12 annotations are crowds"],
     ),
     "empty vocabulary": (
         edit(lambda content: content["categories"].clear()),
         TRAIN,
-        ["data/instances.json", "no class names"],
+        ["data/instances.json", "no class name"],
     ),
     "duplicate names": (
         edit(lambda content: content["categories"][1].update(name="Ship")),
         TRAIN,
-        ["data/instances.json", "ship", "more than once"],
+        ["data/instances.json", "duplicate class name", "ship"],
     ),
     "unknown experiment": (
         nothing,

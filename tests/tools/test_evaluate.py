@@ -76,6 +76,15 @@ def test_several_datasets_in_one_command_end_with_a_summary(place: Path, call: C
     assert "unseen AP50" in outcome.out.splitlines()[-4]
 
 
+def test_two_sets_whose_json_has_one_name_keep_their_figures(place: Path, call: Call) -> None:
+    tiny_data(place / "more", images=4, size=64, seed=1)
+    more = "data={json: more/instances.json, images: more/images}"
+    for data in (SETTINGS[1], more, more):  # the third replaces the second
+        assert call("evaluate", SETTINGS[0], data, *SETTINGS[2:], "output=out").code == 0
+    found = [json.loads(path.read_text()) for path in sorted((place / "out").glob("*.json"))]
+    assert sorted(result["images"] for result in found) == [4, 6]
+
+
 @pytest.mark.slow
 def test_the_command_as_typed(place: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(TOOLS.parent), "OMP_NUM_THREADS": "1"}

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from score.data import catalog
 from score.weights.folder import load
 from tests.tiny_data import tiny_data
 from tests.tools.command_line import TOOLS, Call, files
@@ -61,6 +62,16 @@ def test_the_saved_config_is_complete_and_resolved(place: Path, call: Call) -> N
     assert config["data"]["train"] == {"json": "data/instances.json", "images": "data/images"}
     text = (place / "run" / "config.yaml").read_text().split("\npaths:")[0]
     assert {line.split("${")[1] for line in text.splitlines() if "${" in line} <= {"paths.cache}", "paths.weights}"}
+
+
+@pytest.mark.parametrize("test", [OWN, "isaid512_val", f"[{OWN}]"])
+def test_what_is_tested_on_may_be_one_set(place: Path, call: Call, test: str) -> None:
+    val = place / "root" / "isaid512" / "val"
+    tiny_data(val, size=64, names=catalog.read_spec(catalog.FOLDER / "isaid512.yaml").classes)
+    (val / "instances.json").rename(val / "instances_val.json")
+    outcome = call("train", *SETTINGS, f"data.test={test}", "output=run", "paths.datasets=root", "optim.iterations=1")
+    assert outcome.code == 0, outcome.err
+    assert len(list((place / "run" / "evaluation").glob("*.json"))) == 1
 
 
 def test_all_settings_can_be_shown_without_training(place: Path, call: Call) -> None:
