@@ -16,6 +16,7 @@ import argparse
 import base64
 import hashlib
 import io
+import os
 import re
 import subprocess
 import sys
@@ -122,17 +123,27 @@ def fetch(folder: Path) -> Path:
     """Download the sdist into `folder` by pip, which checks the hash before it reads any of it.
 
     pip asks a sdist for its metadata even to download it, and this one's setup imports torch, hence no build isolation;
-    nothing is built.
+    nothing is built. pip 26.3 and newer refuse a sdist that names an address among its extras, hence an older one.
     """
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{SDIST} --hash=sha256:{SHA256}\n")
     options = ["--no-deps", "--no-build-isolation", "--no-binary", ":all:", "--require-hashes", "--quiet"]
-    command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(folder), "-r", str(requirements)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        print(done.stdout + done.stderr, file=sys.stderr)
-        reason = next((line for line in done.stderr.splitlines() if line.startswith("ERROR")), "see pip's output above")
-        raise WheelError(f"pip could not download {SDIST}: {reason}")
+    older = folder / "older"
+    for command in (
+        ["install", "--quiet", "--target", str(older), "pip<26"],
+        ["download", *options, "--dest", str(folder), "-r", str(requirements)],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "pip", *command],
+            env={**os.environ, "PYTHONPATH": str(older)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            print(done.stdout + done.stderr, file=sys.stderr)
+            errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+            raise WheelError(f"pip could not download {SDIST}: {[*errors, 'see its output above'][0]}")
     found = list(folder.glob("*.tar.gz"))
     if len(found) != 1:
         raise WheelError(f"pip download of {SDIST} left {len(found)} archives, expected one")
