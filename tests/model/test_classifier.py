@@ -53,3 +53,29 @@ def test_ensemble_survives_probabilities_that_underflow() -> None:
     inside = torch.tensor([[300.0, -300.0, 0.0]])
     got = Ensemble(alpha=0.4, beta=0.8)(inside, torch.tensor([[-300.0, 300.0]]), torch.tensor([True, False]))
     assert got.isfinite().all()
+
+
+def test_a_batch_is_combined_query_by_query() -> None:
+    generator = torch.Generator().manual_seed(0)
+    inside, outside = torch.randn(2, 5, 4, generator=generator), torch.randn(2, 5, 3, generator=generator)
+    seen, ensemble = torch.tensor([True, False, False]), Ensemble(alpha=0.4, beta=0.8)
+    got = ensemble(inside, outside, seen)
+    for b, q in ((0, 0), (0, 4), (1, 2)):
+        torch.testing.assert_close(got[b, q], ensemble(inside[b, q : q + 1], outside[b, q : q + 1], seen)[0])
+
+
+def test_each_image_has_a_bank_of_its_own() -> None:
+    generator = torch.Generator().manual_seed(0)
+    embeds, bank = torch.randn(2, 3, 4, generator=generator), torch.randn(2, 5, 4, generator=generator)
+    logits = similarity(embeds, bank, [1, 3, 1], torch.tensor(2.0))
+    cosines = 2 * F.normalize(embeds[1, 2], dim=0) @ bank[1].T  # the bank is used as it is
+    torch.testing.assert_close(logits[1, 2], torch.stack([cosines[0], cosines[1:4].max(), cosines[4]]))
+
+
+def test_void_is_normalised_and_last_in_every_image() -> None:
+    torch.manual_seed(0)
+    classifier, bank = InVocabulary(embed_dim=4, temperature=0.1, max_scale=100.0), torch.randn(2, 3, 4)
+    rows = classifier.with_void(bank)
+    torch.testing.assert_close(rows[:, :3], bank)
+    torch.testing.assert_close(rows[:, 3], F.normalize(classifier.void, dim=-1).expand(2, -1))
+    assert float(classifier.void.detach().std()) > 0.1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -96,3 +97,67 @@ def test_heads_are_weighted_alike(criterion: SetCriterion) -> None:
     losses = criterion([head, head, head], [Target(torch.tensor([2]), squares((4, 4)))])
     assert len(losses) == 9
     torch.testing.assert_close(losses["loss_ce"], losses["loss_ce_1"])
+
+
+def test_of_two_equal_masks_the_one_of_the_right_class_is_matched(matcher: HungarianMatcher) -> None:
+    torch.manual_seed(0)
+    masks = squares((0, 0), (0, 0))
+    logits = torch.zeros(2, 3)
+    logits[0, 1] = logits[1, 0] = 2.0  # the first query says class 1, the second class 0
+    queries, targets = matcher(logits, masks * 20 - 10, torch.tensor([0, 1]), masks)
+    assert dict(zip(queries.tolist(), targets.tolist(), strict=True)) == {0: 1, 1: 0}
+
+
+@pytest.mark.parametrize(
+    ("weights", "query"), [((0.0, 5.0, 0.0), 0), ((0.0, 0.0, 5.0), 1), ((500.0, 5.0, 5.0), 2), ((0.0, 1.0, 9.0), 1)]
+)
+def test_each_cost_weighs_what_it_says(weights: tuple[float, float, float], query: int) -> None:
+    """One query is best by cross-entropy, one by dice, one by its class."""
+    torch.manual_seed(0)
+    names = ("class_weight", "mask_weight", "dice_weight")
+    matcher = HungarianMatcher(**dict(zip(names, weights, strict=True)), points=4096)
+    mask = torch.zeros(1, 32, 32)
+    mask[0, :, :8] = 1
+    timid = torch.full((32, 32), -1.4)  # the best constant
+    bold = torch.full((32, 32), -9.0)
+    bold[:, :16] = 9.0  # all of it, and as much beside it
+    wrong = -9 * (2 * mask[0] - 1)
+    classes = torch.zeros(3, 2)
+    classes[2, 0] = 9.0
+    queries, _ = matcher(classes, torch.stack([timid, bold, wrong]), torch.tensor([0]), mask)
+    assert queries.tolist() == [query]
+
+
+def test_cross_entropy_weighs_void_a_tenth(criterion: SetCriterion) -> None:
+    torch.manual_seed(0)
+    masks = squares((0, 0))
+    logits = torch.randn(1, 3, 4)
+    predicted = torch.cat([-masks, masks, -masks])[None] * 20  # the second query is matched
+    loss = criterion([(logits, predicted)], [Target(torch.tensor([2]), masks)])["loss_ce"]
+    losses = -logits[0].log_softmax(-1)
+    void = losses[0, 3] + losses[2, 3]
+    torch.testing.assert_close(loss, 2 * (losses[1, 2] + 0.1 * void) / (1 + 0.1 + 0.1))
+
+
+@pytest.mark.parametrize("counts", [(1, 2), (1, 1)])
+def test_mask_losses_are_means_over_points_and_masks(criterion: SetCriterion, counts: tuple[int, int]) -> None:
+    """Constant masks say the same wherever they are sampled, but for the outermost half pixel."""
+    torch.manual_seed(0)
+    criterion.points, criterion.uncertain = (points := 17), 0.0
+    targets = [Target(torch.zeros(n, dtype=torch.long), torch.ones(n, 512, 512)) for n in counts]
+    losses = criterion([(torch.zeros(2, 2, 4), torch.full((2, 2, 512, 512), 0.4))], targets)
+    p = torch.tensor(0.4).sigmoid()
+    torch.testing.assert_close(losses["loss_mask"], -5 * p.log(), rtol=1e-2, atol=0)
+    dice = 1 - (2 * points * p + 1) / (points * p + points + 1)
+    torch.testing.assert_close(losses["loss_dice"], 5 * dice, rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize(("width", "share"), [(256, 0.75 + 0.25 / 2), (96, 3 * 96 / 512 + 0.25 * 96 / 512)])
+def test_most_points_lie_where_the_mask_is_least_certain(criterion: SetCriterion, width: int, share: float) -> None:
+    """Three candidates a point: the uncertain ones of them fill three quarters of the points, as far as they go."""
+    torch.manual_seed(0)
+    criterion.points = 8192
+    logits = torch.full((1, 1, 512, 512), -50.0)
+    logits[..., :width] = 0.0
+    losses = criterion([(torch.zeros(1, 1, 4), logits)], [Target(torch.tensor([0]), torch.zeros(1, 32, 32))])
+    assert float(losses["loss_mask"]) / (5 * math.log(2)) == pytest.approx(share, abs=0.02)

@@ -54,3 +54,23 @@ def test_starts_looking_around_the_reference() -> None:
     torch.testing.assert_close(offsets[:, :, 1], 2 * offsets[:, :, 0])  # the second point is twice as far out
     assert offsets[:, 0, 0].abs().amax(dim=-1).tolist() == [1.0] * 4
     assert len({tuple(x) for x in offsets[:, 0, 0].round(decimals=3).tolist()}) == 4  # a direction a head
+
+
+def test_rays_go_round_by_equal_angles() -> None:
+    attention = MultiScaleDeformableAttention(dim=16, heads=8, levels=2, points=3)
+    offsets = attention.sampling_offsets.bias.detach().view(8, 2, 3, 2)
+    square = [[1, 0], [1, 1], [0, 1], [-1, 1], [-1, 0], [-1, -1], [0, -1], [1, -1]]  # (x, y), on a square
+    for level in range(2):
+        for point in range(3):
+            expected = (point + 1) * torch.tensor(square, dtype=torch.float32)
+            torch.testing.assert_close(offsets[:, level, point], expected, rtol=0, atol=1e-5)
+
+
+def test_points_start_equally_weighted_and_offsets_do_not_depend_on_the_query() -> None:
+    attention = MultiScaleDeformableAttention(dim=16, heads=4, levels=3, points=2)
+    query = torch.randn(2, 16, generator=torch.Generator().manual_seed(0))
+    assert not attention.attention_weights(query).any()
+    assert torch.equal(*attention.sampling_offsets(query))
+    for projection in (attention.value_proj, attention.output_proj):
+        assert not projection.bias.any()
+        assert 0.9 * (6 / 32) ** 0.5 < float(projection.weight.detach().abs().max()) <= (6 / 32) ** 0.5

@@ -7,6 +7,7 @@ import torch
 
 from score.model.mask_decoder import ClassEmbedding, Head, MaskDecoder
 from score.model.position import cell_centres, sine_positions
+from score.model.towers.base import resize
 
 
 @pytest.fixture
@@ -62,3 +63,80 @@ def test_positions_code_y_then_x() -> None:
     torch.testing.assert_close(codes[:, 0, 4:], codes[:1, 0, 4:].expand(3, 4))  # x does not change along a column
     assert codes.flatten(0, 1).unique(dim=0).shape[0] == 12
     assert cell_centres(2, 2).tolist() == [[0.25, 0.25], [0.75, 0.25], [0.25, 0.75], [0.75, 0.75]]
+
+
+def attention(
+    part: torch.nn.MultiheadAttention,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    blocked: torch.Tensor,
+) -> torch.Tensor:
+    """Multi-head attention of one image, written out: ``query [Q, D]``, ``key`` and ``value`` ``[L, D]``."""
+    heads, width = part.num_heads, query.shape[1] // part.num_heads
+    weights, biases = part.in_proj_weight.chunk(3), part.in_proj_bias.chunk(3)
+    q, k, v = (x @ w.T + b for x, w, b in zip((query, key, value), weights, biases, strict=True))
+    out = []
+    for head in range(heads):
+        own = slice(head * width, (head + 1) * width)
+        logits = (q[:, own] @ k[:, own].T / width**0.5).masked_fill(blocked, -torch.inf)
+        out.append(logits.softmax(-1) @ v[:, own])
+    return torch.cat(out, dim=1) @ part.out_proj.weight.T + part.out_proj.bias
+
+
+@torch.no_grad()
+def test_equals_its_definition() -> None:
+    """Head after head: masks are inner products, and each layer looks inside the masks of the head before it."""
+    torch.manual_seed(0)
+    decoder = MaskDecoder(dim=8, queries=4, layers=4, heads=2, feedforward=12, levels=2)
+    for parameter in decoder.parameters():
+        parameter.add_(0.1 * torch.randn_like(parameter))  # biases and norms away from where they start
+    generator = torch.Generator().manual_seed(1)
+    multiscale = [torch.randn(1, 8, 2 * s, 3 * s, generator=generator) for s in (1, 2)]
+    features = torch.randn(1, 8, 8, 12, generator=generator)
+    heads = decoder(multiscale, features, every_head=True)
+
+    x, places = decoder.query_feat.weight, decoder.query_pos.weight
+    for index, head in enumerate(heads):
+        queries = decoder.norm(x)
+        masks = torch.einsum("qd,dhw->qhw", decoder.mask_embed(queries), features[0])
+        torch.testing.assert_close(head.queries[0], queries, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(head.mask_logits[0], masks, rtol=1e-4, atol=1e-4)
+        if index == len(decoder.layers):
+            break
+        layer, level = decoder.layers[index], index % 2
+        height, width = multiscale[level].shape[-2:]
+        small = resize(masks[None], (height, width))[0].flatten(1)
+        blocked = small.sigmoid() < 0.5
+        blocked[blocked.all(dim=1)] = False
+        source = multiscale[level][0].flatten(1).T + decoder.level_embed.weight[level]
+        keys = source + sine_positions(height, width, 8)
+        nowhere = torch.zeros(4, 4, dtype=torch.bool)
+        x = layer.cross_norm(x + attention(layer.cross_attn, x + places, keys, source, blocked))
+        x = layer.self_norm(x + attention(layer.self_attn, x + places, x + places, x, nowhere))
+        x = layer.ffn_norm(x + layer.linear2(layer.linear1(x).clamp(min=0)))
+
+
+def test_a_query_looks_where_its_mask_is_not_negative() -> None:
+    """A logit of exactly zero is sigmoid 0.5: inside."""
+    embed, features = torch.tensor([[[1.0]]]), torch.tensor([[[[-1.0, 0.0, 1.0]]]])
+    assert MaskDecoder._outside(embed, features).tolist() == [[[True, False, False]]]
+
+
+@torch.no_grad()
+def test_class_embedding_adds_the_mean_inside_the_mask() -> None:
+    torch.manual_seed(0)
+    embedding = ClassEmbedding(dim=4, embed_dim=3)
+    for parameter in embedding.parameters():
+        parameter.add_(0.1 * torch.randn_like(parameter))
+    queries, features = torch.randn(1, 1, 4), torch.randn(1, 4, 1, 3)
+    got = embedding(Head(queries, torch.tensor([[[[0.0, 0.5, 3.0]]]])), features)
+    x = queries + embedding.pooled_proj(features[0, :, 0, 1:].mean(dim=1))
+    for linear in (embedding.mlp[0], embedding.mlp[2]):
+        x = (x @ linear.weight.T + linear.bias).clamp(min=0)
+    torch.testing.assert_close(got, x @ embedding.mlp[4].weight.T + embedding.mlp[4].bias)
+
+
+def test_matrices_start_as_xavier_s(decoder: MaskDecoder) -> None:
+    for weight, fan in ((decoder.layers[0].linear1.weight, 16 + 32), (decoder.layers[0].self_attn.in_proj_weight, 64)):
+        assert 0.9 * (6 / fan) ** 0.5 < float(weight.detach().abs().max()) <= (6 / fan) ** 0.5

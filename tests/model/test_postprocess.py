@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from pycocotools import mask as coco_mask
+from torch.nn import functional as F
 
-from score.model.postprocess import InstanceSelection, semantic_map, tight_boxes, upsample
+from score.model.postprocess import InstanceSelection, best_pairs, binarise, semantic_map, tight_boxes, upsample
 
 SIZES = ((32, 32), (24, 30), (48, 60))  # padded, image, output
 
@@ -75,3 +76,36 @@ def test_memory_is_bounded_by_bytes_whatever_the_size() -> None:
             <= 64 * 2**20
             < (selection.chunk(size) + 1) * size[0] * size[1] * 8
         )
+
+
+@pytest.mark.parametrize("sizes", [((32, 64), (24, 60), (48, 90)), ((32, 64), (24, 60), (24, 60))])
+def test_upsampling_is_to_the_padded_input_then_a_crop_then_to_the_output(
+    sizes: tuple[tuple[int, int], tuple[int, int], tuple[int, int]],
+) -> None:
+    (padded, (height, width), output) = sizes
+    masks = torch.randn(3, 8, 16, generator=torch.Generator().manual_seed(0))
+    maps = F.interpolate(masks[None], padded, mode="bilinear", align_corners=False)[..., :height, :width]
+    expected = F.interpolate(maps, output, mode="bilinear", align_corners=False)[0]
+    torch.testing.assert_close(upsample(masks, *sizes), expected)
+
+
+def test_pairs_are_the_best_of_all_and_name_query_and_class() -> None:
+    chances = torch.tensor([[0.1, 0.5, 0.4], [0.3, 0.2, 0.5], [0.05, 0.05, 0.9]]).log()  # void last
+    scores, query, label = best_pairs(chances, 3)
+    torch.testing.assert_close(scores, torch.tensor([0.5, 0.3, 0.2]))
+    assert list(zip(query.tolist(), label.tolist(), strict=True)) == [(0, 1), (1, 0), (1, 1)]
+
+
+def test_quality_is_the_mean_probability_inside() -> None:
+    logits = torch.tensor([[[0.0, 0.2], [1.0, -3.0]], [[-1.0, -1.0], [-1.0, -1.0]]])  # exactly zero is outside
+    inside, quality = binarise(logits, (2, 2), (2, 2), (2, 2))
+    assert inside.tolist() == [[[False, True], [True, False]], [[False, False], [False, False]]]
+    mean = (torch.tensor(0.2).sigmoid() + torch.tensor(1.0).sigmoid()) / 2
+    torch.testing.assert_close(quality, torch.stack([mean, torch.tensor(0.0)]))
+
+
+def test_boxes_reach_the_edges() -> None:
+    masks = torch.zeros(3, 4, 6, dtype=torch.bool)
+    masks[0, 0, 0] = masks[1, 3, 5] = True
+    masks[2, 1, 2] = masks[2, 2, 4] = True
+    assert tight_boxes(masks).tolist() == [[0, 0, 1, 1], [5, 3, 6, 4], [2, 1, 5, 3]]

@@ -12,10 +12,13 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import BitMasks, Instances
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from torch.nn import functional as F
 
 import score
 from score.errors import ConfigError, WeightsError
+from score.model.classifier import Ensemble
 from score.model.score import SCORE
+from score.model.towers.tiny import TinyTower
 
 CONFIGS = str(Path(score.__file__).parent.parent / "configs")
 TINY = [
@@ -200,3 +203,135 @@ def test_full_size_has_the_published_number_of_parameters() -> None:
         ]
     parts.append(instantiate(network.rai))
     assert sum(p.numel() for part in parts for p in part.parameters()) == 50_679_496
+
+
+class OtherPixels(TinyTower):
+    """A tower with pixel statistics of its own."""
+
+    pixel_mean = (100.0, 120.0, 140.0)
+    pixel_std = (50.0, 60.0, 70.0)
+
+
+def test_the_scene_tower_sees_pixels_as_it_expects_them(build: Callable[..., SCORE]) -> None:
+    model = build(f"scene.tower._target_={__name__}.OtherPixels").eval()
+    assert isinstance(model.scene, OtherPixels)
+    image = batch((64, 64))[0]["image"]
+    mean, std = (torch.tensor(x).view(3, 1, 1) for x in (OtherPixels.pixel_mean, OtherPixels.pixel_std))
+    expected = model.scene.encode_scene(((image - mean) / std)[None])
+    scene = model.look([{"image": image}]).scene
+    torch.testing.assert_close(scene.embed, expected.embed, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(scene.patches, expected.patches, rtol=1e-4, atol=1e-4)
+
+
+def test_what_is_padded_is_the_backbone_s_mean_to_both_towers(build: Callable[..., SCORE]) -> None:
+    model = build(f"scene.tower._target_={__name__}.OtherPixels").eval()
+    image = batch((40, 64))[0]["image"]
+    padded = torch.full((3, 64, 64), 127.5)
+    padded[:, :40] = image
+    whole, cut = model.look([{"image": padded}]), model.look([{"image": image}])
+    assert whole.padded == cut.padded == (64, 64)
+    assert cut.sizes == [(40, 64)]
+    for name in ("mask_logits", "class_embed", "region_embed"):
+        torch.testing.assert_close(getattr(cut, name), getattr(whole, name), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(cut.scene.embed, whole.scene.embed, rtol=1e-4, atol=1e-5)
+
+
+def test_towers_with_equal_pixels_share_the_batch(build: Callable[..., SCORE]) -> None:
+    model = build().eval()
+    image = batch((64, 64))[0]["image"]
+    expected = model.scene.encode_scene(((image - 127.5) / 64)[None])
+    torch.testing.assert_close(model.look([{"image": image}]).scene.embed, expected.embed)
+
+
+def test_each_classifier_compares_with_its_own_bank(build: Callable[..., SCORE]) -> None:
+    """The trained one with the adapted bank and void, the frozen one with the plain bank at the tower's scale."""
+    model = build().eval()
+    words = model.vocabulary(["ship,boat", "dam"])
+    prediction = model.predict(batch((64, 64), (64, 64)), words)
+    regions = prediction.regions
+    with torch.no_grad():
+        adapted = model.gca(words.embeds, regions.scene)
+        own, frozen = (F.normalize(x, dim=-1) for x in (regions.class_embed, regions.region_embed))
+        rows = torch.cat([adapted, F.normalize(model.classifier.void, dim=-1).expand(2, 1, -1)], dim=1)
+        inside = own @ rows.transpose(1, 2) / 0.07
+        outside = frozen @ words.embeds.T * 20  # the tiny tower's scale
+    expected = torch.stack([inside[..., :2].amax(-1), inside[..., 2], inside[..., 3]], dim=-1)
+    torch.testing.assert_close(prediction.in_logits, expected, rtol=1e-4, atol=1e-4)
+    expected = torch.stack([outside[..., :2].amax(-1), outside[..., 2]], dim=-1)
+    torch.testing.assert_close(prediction.out_logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_regions_are_those_of_the_last_head(build: Callable[..., SCORE]) -> None:
+    """Class embeddings pool mask features and patches; region embeddings pool the backbone's dense map."""
+    model = build().eval()
+    items = batch((64, 96))
+    regions = model.look(items)
+    images = ((items[0]["image"] - 127.5) / 64)[None]
+    with torch.no_grad():
+        pyramid, scene = model.backbone.pyramid(images), model.scene.encode_scene(images)
+        pixels = model.pixel_decoder(pyramid)
+        head = model.mask_decoder(pixels.multiscale, pixels.mask_features, every_head=True)[-1]
+        embed = model.rai(model.class_embedding(head, pixels.mask_features), head, scene)
+    torch.testing.assert_close(regions.mask_logits, head.mask_logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(regions.class_embed, embed, rtol=1e-4, atol=1e-4)
+    small = F.interpolate(head.mask_logits, (2, 3), mode="bilinear", align_corners=False)
+    expected = model.backbone.embed_regions(pyramid["dense"], small)
+    torch.testing.assert_close(regions.region_embed, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_evaluation_is_look_ask_combine_select(build: Callable[..., SCORE]) -> None:
+    model = build().eval()
+    items = batch((64, 64), (50, 70))
+    del items[0]["height"], items[0]["width"]  # then the result has the image's own size
+    words = model.vocabulary(["ship", "dam"])
+    prediction = model.predict(items, words)
+    for ensemble in (None, Ensemble(alpha=0.9, beta=0.1)):
+        results = model(items, words, ensemble=ensemble)
+        chances = (ensemble or model.ensemble)(prediction.in_logits, prediction.out_logits, words.seen)
+        for index, size in enumerate([(64, 64), (100, 140)]):
+            own = tuple(items[index]["image"].shape[1:])
+            expected = model.selection(chances[index], prediction.regions.mask_logits[index], (64, 96), own, size)
+            found = results[index]["instances"]
+            assert "sem_seg" not in results[index]
+            assert found.image_size == size
+            torch.testing.assert_close(found.scores, expected.scores, rtol=1e-4, atol=1e-5)
+            assert torch.equal(found.pred_classes, expected.pred_classes)
+            assert torch.equal(found.pred_masks, expected.pred_masks)
+
+
+def test_targets_are_padded_as_their_images(build: Callable[..., SCORE]) -> None:
+    item = batch((50, 70))[0]
+    target = build()._target(item, torch.Size((64, 96)))
+    assert target.classes.tolist() == [0, 1]
+    assert torch.equal(target.masks[:, :50, :70] > 0, item["instances"].gt_masks.tensor)
+    assert not target.masks[:, 50:].any() and not target.masks[..., 70:].any()
+
+
+def test_losses_are_the_criterion_s_of_every_head(build: Callable[..., SCORE]) -> None:
+    """Each head's class embeddings, refined by the scene, against the training vocabulary adapted to it."""
+    model = build("rai.gumbel_calls=0", "rai.dropout=0").train()
+    items = batch((64, 64), (64, 64))
+    torch.manual_seed(0)
+    losses = model(items)
+    images = torch.stack([(item["image"] - 127.5) / 64 for item in items])
+    pyramid, scene = model.backbone.pyramid(images), model.scene.encode_scene(images)
+    pixels = model.pixel_decoder(pyramid)
+    words = model.vocabulary(["ship", "plane", "storage_tank"])
+    heads = []
+    for head in model.mask_decoder(pixels.multiscale, pixels.mask_features, every_head=True):
+        embed = model.rai(model.class_embedding(head, pixels.mask_features), head, scene)
+        heads.append((model.classifier(embed, model.gca(words.embeds, scene), words.counts), head.mask_logits))
+    torch.manual_seed(0)
+    expected = model.criterion(heads, [model._target(item, torch.Size((64, 64))) for item in items])
+    assert losses.keys() == expected.keys()
+    for name, loss in losses.items():
+        torch.testing.assert_close(loss, expected[name], rtol=1e-4, atol=1e-5)
+
+
+def test_towers_of_different_widths_are_refused(build: Callable[..., SCORE]) -> None:
+    with pytest.raises(Exception, match="towers of different widths: backbone 32, scene 24"):
+        build("scene.tower.embed_dim=24")
+
+
+def test_the_published_size_until_told_otherwise(build: Callable[..., SCORE]) -> None:
+    assert build().resize == (512, 800)

@@ -111,3 +111,18 @@ def test_words_that_are_one_to_the_tower_are_named(caplog: pytest.LogCaptureFixt
 def test_bad_prompts(prompts: list[str]) -> None:
     with pytest.raises(ConfigError, match="prompts"):
         TextEncoder(TinyTower(embed_dim=16, seed=0), prompts, None)
+
+
+def test_every_word_is_averaged_over_its_own_prompts() -> None:
+    """Synonyms and classes keep their order; a word's row does not depend on the others'."""
+    tower = TinyTower(embed_dim=16, seed=0)
+    together = TextEncoder(tower, PROMPTS, None)(["ship,boat", "plane"])
+    for row, word in enumerate(("ship", "boat", "plane")):
+        torch.testing.assert_close(together.embeds[row], TextEncoder(tower, PROMPTS, None)([word]).embeds[0])
+
+
+def test_a_bank_is_in_full_precision_under_autocast() -> None:
+    tower = TinyTower(embed_dim=16, seed=0)
+    expected = TextEncoder(tower, PROMPTS, None)(["ship"]).embeds
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(TextEncoder(tower, PROMPTS, None)(["ship"]).embeds, expected)

@@ -108,3 +108,67 @@ def test_an_empty_mask_adds_nothing() -> None:
     nothing = refined(module, embed, torch.full_like(masks, -1.0), patches)
     torch.testing.assert_close(nothing, refined(module, embed, torch.full_like(masks, -1.0), 100 * patches))
     assert nothing.isfinite().all()
+
+
+def test_the_soft_mask_is_a_sigmoid_around_the_centre() -> None:
+    """While sizes are mixed: pooled with ``sigmoid(10 (m - 0.5))`` of the dilated logits on the patch grid."""
+    module = rai(kernels=(3,)).train()  # of one size, the mixture is that size
+    module.transformer = torch.nn.Identity()
+    embed, masks, patches = inputs()
+    grid = F.interpolate(F.max_pool2d(masks, 3, 1, 1), (3, 5), mode="bilinear", align_corners=False)
+    soft = torch.sigmoid(10 * (grid - 0.5))
+    pooled = torch.einsum("bqhw,behw->bqe", soft, patches) / soft.sum(dim=(2, 3))[..., None]
+    torch.testing.assert_close(refined(module, embed, masks, patches), embed + 0.1 * pooled)
+
+
+def test_afterwards_the_mask_is_hard() -> None:
+    module = rai(kernels=(5,)).eval()
+    module.transformer = torch.nn.Identity()
+    embed, masks, patches = inputs()
+    masks = masks - 2  # some cells outside
+    hard = F.interpolate(F.max_pool2d(masks, 5, 1, 2), (3, 5), mode="bilinear", align_corners=False) > 0
+    assert 0 < int(hard.sum()) < hard.numel()
+    pooled = torch.einsum("bqhw,behw->bqe", hard.float(), patches) / hard.sum(dim=(2, 3))[..., None].clamp(min=1)
+    torch.testing.assert_close(refined(module, embed, masks, patches), embed + 0.1 * pooled)
+
+
+def test_the_mixture_weighs_every_size() -> None:
+    module, masks = rai(tau=0.7), inputs()[1]
+    torch.manual_seed(3)
+    shares = F.gumbel_softmax(module.kernel_logits, tau=0.7)
+    torch.manual_seed(3)
+    expected = sum(share * F.max_pool2d(masks, k, 1, k // 2) for share, k in zip(shares, (3, 5, 9), strict=True))
+    torch.testing.assert_close(module._mix(masks), expected)
+
+
+def test_sizes_are_mixed_as_often_as_said() -> None:
+    module = rai(gumbel_calls=2).train()
+    mixed = [module._regions(inputs()[1], (3, 5)).is_floating_point() for _ in range(4)]
+    assert mixed == [True, True, False, False]
+    assert int(module.calls) == 2
+
+
+def test_starts_within_half_of_zero_and_at_the_given_weight() -> None:
+    torch.manual_seed(0)
+    logits = rai(kernels=range(1, 200, 2)).kernel_logits.detach()
+    assert -0.5 <= float(logits.min()) < -0.4 and 0.4 < float(logits.max()) <= 0.5
+    module = rai(weight=0.3)
+    assert module.weight.tolist() == pytest.approx([0.3])
+    first, second = module.transformer.layers
+    for weight, fan in ((first.linear1.weight, 16 + 32), (second.self_attn.in_proj_weight, 64)):
+        assert 0.9 * (6 / fan) ** 0.5 < float(weight.detach().abs().max()) <= (6 / fan) ** 0.5
+
+
+@torch.no_grad()
+def test_each_layer_is_post_norm_and_of_one_token() -> None:
+    """Attention over one token is its value path."""
+    module = rai().eval()
+    layer = module.transformer.layers[0]
+    for parameter in layer.parameters():
+        parameter.add_(0.1 * torch.randn_like(parameter))
+    x = torch.randn(7, 16)
+    value = x @ layer.self_attn.in_proj_weight[32:].T + layer.self_attn.in_proj_bias[32:]
+    y = F.layer_norm(x + layer.self_attn.out_proj(value), (16,), layer.norm1.weight, layer.norm1.bias)
+    y = y + layer.linear2(layer.linear1(y).clamp(min=0))
+    y = F.layer_norm(y, (16,), layer.norm2.weight, layer.norm2.bias)
+    torch.testing.assert_close(layer(x[:, None])[:, 0], y, rtol=1e-4, atol=1e-5)
