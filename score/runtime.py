@@ -7,7 +7,10 @@ import logging
 import os
 import platform
 import random
+import socket
 import sys
+from collections.abc import Callable
+from datetime import timedelta
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
@@ -49,24 +52,49 @@ def select_device(name: str = "auto", threads: int | None = None) -> torch.devic
     return device
 
 
-def join_processes() -> None:
-    """Join the other processes that ``torchrun`` started, if it did."""
+def join_processes(device: str = "auto") -> None:
+    """Join the other processes that ``torchrun`` or :func:`start_processes` started, if there are any.
+
+    Args:
+        device: as :func:`select_device` has it.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or torch.distributed.is_initialized():
         return
-    cuda = torch.cuda.is_available()
+    cuda = device != "cpu" and torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(_local_rank())
-    torch.distributed.init_process_group("nccl" if cuda else "gloo")
-    size = int(os.environ["LOCAL_WORLD_SIZE"])
+    # The main process computes figures while the others wait, hours for a large dataset.
+    torch.distributed.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(hours=6))
     if hasattr(comm, "create_local_process_group"):
-        comm.create_local_process_group(size)
+        comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
+
+
+def part_processes() -> bool:
+    """End what processes do in common: true in the main one, which goes on alone, and false in all others."""
+    main = comm.is_main_process()
+    if comm.get_world_size() > 1:
+        comm.synchronize()
+        torch.distributed.destroy_process_group()
+    return main
+
+
+def start_processes(count: int, device: str, function: Callable[..., None], *arguments: Any) -> None:
+    """Run a function in so many new processes on this machine, which have joined, and wait for all of them."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    torch.multiprocessing.start_processes(_started, (count, port, device, function, *arguments), count)
+
+
+def _started(rank: int, count: int, port: int, device: str, function: Callable[..., None], *arguments: Any) -> None:
+    os.environ |= {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}", "WORLD_SIZE": f"{count}", "LOCAL_WORLD_SIZE": f"{count}"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}"}
+    join_processes(device)
+    function(*arguments)
 
 
 def _local_rank() -> int:
-    """Of this process among those that ``torchrun`` or detectron2's ``launch`` started on this machine."""
-    if "LOCAL_RANK" in os.environ:
-        return int(os.environ["LOCAL_RANK"])
-    return comm.get_local_rank() if comm.get_world_size() > 1 else 0
+    """Of this process among those on this machine."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def seed_everything(*seed: int) -> None:

@@ -28,6 +28,7 @@ def main(config: DictConfig) -> None:
     checks.check_numbers(config)
     checks.check_number("top_k", config.top_k, checks.Number(int, 1))
     start = time.time()
+    runtime.join_processes(config.runtime.device)
     runtime.log_to_stdout()
     benchmark = benchmarks.read(str(config.benchmark), CONFIGS / "benchmark")
     output = Path(config.output) / benchmark.name
@@ -37,6 +38,8 @@ def main(config: DictConfig) -> None:
     came_from = study.provenance(typed())
     counts = {"top_k": config.top_k, "max_detections": config.max_detections}
     rows, facts = cells.run(benchmark, study, output, came_from, **counts, root=config.paths.datasets)
+    if not runtime.part_processes():
+        return
     reports = cells.write_reports(
         benchmark, study, rows if config.report else [], output, came_from, **counts, pictures=config.pictures
     )

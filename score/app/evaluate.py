@@ -25,6 +25,7 @@ def main(config: DictConfig) -> None:
     from score.weights import folder
 
     checks.check_numbers(config)
+    runtime.join_processes(config.runtime.device)
     runtime.log_to_stdout()
     device = runtime.select_device(config.runtime.device, config.runtime.threads)
     output = Path(config.output)
@@ -56,6 +57,8 @@ def main(config: DictConfig) -> None:
             background=config.background,
             labels=Path(config.labels) if config.labels else None,
         )
+        if not results:  # of several processes the main one has them
+            continue
         name = "_".join([title, *changes])
         path = output / f"{name}.json"
         facts = {"dataset": dataset, "json": json, "dataset_hash": fingerprint(test_records(dataset, config.limit))}

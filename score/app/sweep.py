@@ -28,6 +28,7 @@ def main(config: DictConfig) -> None:
 
     checks.check_numbers(config)
     sweeps.check(config)
+    runtime.join_processes(config.runtime.device)
     runtime.log_to_stdout()
     output = Path(config.output)
     for folder in (output, Path(config.predictions)):
@@ -39,6 +40,11 @@ def main(config: DictConfig) -> None:
     came_from = study.provenance(typed())
     caps = [config.top_k] if isinstance(config.top_k, int) else list(config.top_k)
     words = plain(config)["names"]
+    for dataset in filter(None, (validation, *datasets)):
+        with study.predicted(dataset, embeds=bool(words) and dataset != validation):
+            pass  # every process its share
+    if not runtime.part_processes():
+        return
     grid = {"alphas": list(config.alphas), "betas": list(config.betas), "max_detections": config.max_detections}
     picked = None
     if validation:

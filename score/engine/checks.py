@@ -90,7 +90,7 @@ def check_number(key: str, value: Any, number: Number) -> None:
 
 
 def check_processes(config: DictConfig, world_size: int) -> None:
-    """Check that there is a GPU for each process to be started, and an equal share of the batch for each.
+    """Check that each process to be started has a GPU, unless CPUs are asked for, and an equal share of the batch.
 
     Args:
         config: the whole config.
@@ -100,7 +100,9 @@ def check_processes(config: DictConfig, world_size: int) -> None:
         ConfigError: there is not.
     """
     gpus, batch = config.runtime.gpus, config.optim.batch_size
-    if gpus > 1 and torch.cuda.device_count() < gpus:
+    if gpus > 1 and world_size > 1:
+        raise ConfigError(f"runtime.gpus={gpus}: torchrun has started {world_size} processes; leave it out")
+    if gpus > 1 and config.runtime.device != "cpu" and torch.cuda.device_count() < gpus:
         raise ConfigError(f"runtime.gpus={gpus}: {torch.cuda.device_count()} here; use as many as there are")
     processes = max(gpus, world_size)
     if batch % processes:

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, inference_context, inference_on_dataset
 from omegaconf import DictConfig, ListConfig
@@ -72,14 +72,15 @@ def evaluate(
     """
     names = list(MetadataCatalog.get(dataset).thing_classes)
     seen = [is_seen(name, model.train_names) for name in names]
-    loader = test_loader(test_records(dataset, limit), TestMapper(*model.resize), workers)
+    records = test_records(dataset, limit)
+    loader = test_loader(records, TestMapper(*model.resize), workers)
     chosen = choose(tasks, dataset)
     evaluators: list[DatasetEvaluator] = [
         Clock(dataset, len(loader)),
         *task_evaluators(chosen, dataset, names, seen, max_detections=max_detections, **options),
     ]
     if pictures and picture_folder is not None:
-        evaluators.append(Pictures(dataset, picture_folder, every=max(1, len(loader) // pictures), count=pictures))
+        evaluators.append(Pictures(dataset, records, picture_folder, pictures))
     ensemble = ensemble or model.ensemble
     ask = functools.partial(
         cast(Any, model),
@@ -227,31 +228,32 @@ class Pictures(DatasetEvaluator):
 
     Args:
         dataset: a registered name.
+        records: of what is scored.
         folder: where pictures go.
-        every, count: draw one of ``every`` images, ``count`` at most in each process.
+        count: so many images are drawn, evenly spread.
         score, overlap: what is worth drawing, as :func:`score.detections.select` has it.
     """
 
     def __init__(
-        self, dataset: str, folder: Path, *, every: int, count: int, score: float = 0.2, overlap: float = 0.5
+        self,
+        dataset: str,
+        records: Sequence[Mapping[str, Any]],
+        folder: Path,
+        count: int,
+        *,
+        score: float = 0.2,
+        overlap: float = 0.5,
     ) -> None:
         self.names = list(MetadataCatalog.get(dataset).thing_classes)
-        self.records = {record["image_id"]: record for record in DatasetCatalog.get(dataset)}
-        self.stems = Counter(Path(record["file_name"]).stem for record in self.records.values())
-        self.folder, self.every, self.count, self.score, self.overlap = folder, every, count, score, overlap
-        self.reset()
-
-    def reset(self) -> None:
-        """Start."""
-        self.passed = self.drawn = 0
+        self.chosen = {item["image_id"]: item for item in records[:: max(1, len(records) // count)][:count]}
+        self.stems = Counter(Path(record["file_name"]).stem for record in records)
+        self.folder, self.score, self.overlap = folder, score, overlap
 
     def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]]) -> None:
-        """Draw an image if it is its turn."""
+        """Draw an image if it is among the chosen."""
         for item, output in zip(inputs, outputs, strict=True):
-            if self.passed % self.every == 0 and self.drawn < self.count:
-                self._draw(self.records[item["image_id"]], output)
-                self.drawn += 1
-            self.passed += 1
+            if item["image_id"] in self.chosen:
+                self._draw(self.chosen[item["image_id"]], output)
 
     def _draw(self, record: Mapping[str, Any], output: Mapping[str, Any]) -> None:
         found = select(encode_instances(output["instances"]), score=self.score, overlap=self.overlap)

@@ -13,9 +13,11 @@ import hydra
 import numpy as np
 import torch
 from detectron2.data import MetadataCatalog
-from detectron2.engine import AMPTrainer, SimpleTrainer, hooks, launch
+from detectron2.engine import AMPTrainer, SimpleTrainer, hooks
 from detectron2.utils import comm
 from detectron2.utils.events import JSONWriter, TensorboardXWriter, get_event_storage
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import setup_globals
 from omegaconf import DictConfig
 from PIL import Image
 from torch import nn
@@ -51,14 +53,15 @@ def train(config: DictConfig, command: str = "") -> Path:
         ScoreError: the config, a dataset, the towers' weights or the output folder cannot be used; nothing has been
             written then. Or the loss is no longer finite.
     """
-    runtime.join_processes()
+    runtime.join_processes(config.runtime.device)
     checks.check_numbers(config)
     checks.check_processes(config, comm.get_world_size())
     checks.check_output(Path(config.output), config.resume, config.overwrite)
     comm.synchronize()  # before any process writes
     if config.runtime.gpus > 1:
         try:
-            launch(run, config.runtime.gpus, dist_url="auto", args=(config, command))
+            hydra_config = HydraConfig.instance().cfg  # other processes need it for what refers to Hydra
+            runtime.start_processes(config.runtime.gpus, config.runtime.device, _child, hydra_config, config, command)
         except torch.multiprocessing.ProcessRaisedException as error:
             if line := re.search(r"^score\.errors\.\w+: (.*)", str(error), flags=re.MULTILINE):
                 raise ScoreError(line[1]) from None
@@ -66,6 +69,12 @@ def train(config: DictConfig, command: str = "") -> Path:
     else:
         run(config, command)
     return Path(config.output)
+
+
+def _child(hydra_config: Any, config: DictConfig, command: str) -> None:
+    setup_globals()
+    HydraConfig.instance().cfg = hydra_config
+    run(config, command)
 
 
 def run(config: DictConfig, command: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import hotcoco
 from detectron2.data import MetadataCatalog
+from detectron2.utils import comm
 
 from score.data import catalog
 from score.data.loaders import test_records
@@ -167,7 +168,10 @@ class Cells:
         self.facts = study.facts(target, records)
 
     def get(self, alpha: float, beta: float) -> tuple[Metrics, dict[str, Any]]:
-        """Figures at one pair, and what they come from: with ``seconds`` and ``finished``, here and now or before."""
+        """Figures at one pair, empty on all processes but the main one, and what they come from.
+
+        The latter has ``seconds`` and ``finished``, here and now or before.
+        """
         question: dict[str, Any] = {
             **self.facts,
             "task": self.task,
@@ -189,9 +193,11 @@ class Cells:
             metrics = self.study.semantic(self.target, alpha, beta)
         else:
             with self.study.predicted(self.target) as predicted:
-                metrics = predicted.score(alpha, beta, self.top_k, self.max_detections)
+                main = comm.is_main_process()
+                metrics = predicted.score(alpha, beta, self.top_k, self.max_detections) if main else {}
         seconds = round(time.perf_counter() - start, 1)
         made = {**self.came_from, "seconds": seconds, "finished": time.strftime("%Y-%m-%d %H:%M:%S")}
-        save_json(path, {"question": question, "made": made, "metrics": metrics})
+        if comm.is_main_process():
+            save_json(path, {"question": question, "made": made, "metrics": metrics})
         logger.info(f"{said}  done in {seconds:.1f} s")
         return metrics, made

@@ -117,12 +117,12 @@ class Study:
         return {**self.origin, "dataset": predictions.fingerprint(records), "names": names, "embeds": embeds}
 
     def semantic(self, dataset: str, alpha: float, beta: float) -> Metrics:
-        """What :class:`SemanticEvaluator` says at one pair; maps of all classes are too large to be cached."""
+        """What :class:`SemanticEvaluator` says at one pair, empty on all processes but one; maps are not cached."""
         ensemble = Ensemble(alpha=alpha, beta=beta)
         found = evaluate(
             self.model, dataset, ensemble=ensemble, workers=self.workers, limit=self.limit, tasks="semantic"
         )
-        return found["semantic"]
+        return found.get("semantic", {})
 
     @contextmanager
     def predicted(self, dataset: str, embeds: bool = False) -> Iterator[Predicted]:
