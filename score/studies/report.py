@@ -23,7 +23,7 @@ from score.evaluation.coco import METRICS, Metrics
 from score.evaluation.diagnosis import Diagnosis, Findings, ImageQuality, best_and_worst
 from score.files import write_text
 from score.model.classifier import Ensemble
-from score.studies.study import Predicted
+from score.studies.study import PredictedDataset
 
 CURVES = 50  # classes with a plot of their own
 CONFUSED = 40  # classes in the matrix: as many as have legible cells at a width of 1280 pixels
@@ -36,7 +36,7 @@ SHOWN = 0.3  # the least score in pictures, confusion and per-image scores
 
 def write_report(
     path: Path,
-    predicted: Predicted,
+    predicted: PredictedDataset,
     metrics: Metrics,
     *,
     alpha: float,
@@ -51,7 +51,7 @@ def write_report(
     Args:
         path: the file.
         predicted: the dataset's predictions.
-        metrics: what :meth:`Predicted.score` says at the same exponents.
+        metrics: what :meth:`PredictedDataset.score` says at the same exponents.
         alpha, beta, top_k, max_detections: as there.
         pictures: so many of the best and of the worst images.
         facts: what the figures come from.

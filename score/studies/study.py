@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Predicted:
+class PredictedDataset:
     """A dataset and what a model says of it.
 
     Attributes:
@@ -125,7 +125,7 @@ class Study:
         return found.get("semantic", {})
 
     @contextmanager
-    def predicted(self, dataset: str, embeds: bool = False) -> Iterator[Predicted]:
+    def predicted(self, dataset: str, embeds: bool = False) -> Iterator[PredictedDataset]:
         """A dataset's predictions, made now as far as they are not in the cache.
 
         Args:
@@ -158,4 +158,4 @@ class Study:
                 logger.info(f"{dataset}: {new} of {len(records)} images predicted now, {size:.1f} kB an image, in")
                 logger.info(f"  {path}")
             seen = [is_seen(name, self.model.train_names) for name in names]
-            yield Predicted(dataset, records, names, seen, cache, facts)
+            yield PredictedDataset(dataset, records, names, seen, cache, facts)

@@ -289,3 +289,34 @@ def test_real_ground_truth_as_predictions_scores_100(dataset: str, datasets_root
     found = {record["image_id"]: ground_truth(record) for record in records}
     metrics = coco_metrics(records, found, classes, [True] * len(classes))
     assert metrics["all"] == pytest.approx(dict.fromkeys(METRICS, 100.0))
+
+
+def test_three_hundred_detections_of_an_image_count() -> None:
+    shape = rectangle(0, 0, 20, 20)
+    found = [Detection(0, 0.9, rectangle(100, 100, 9, 9))] * 300 + [Detection(0, 0.5, shape)]
+    metrics = coco_metrics([record(1, [(0, shape)])], {1: found}, ["ship"], [True])
+    assert metrics["detections"] == 300 and metrics["all"]["AP"] == 0
+    scorer = CocoScorer(["ship"], [True])
+    scorer.add(record(1, [(0, shape)]), found[1:])
+    metrics = scorer.finish()
+    assert metrics["detections"] == 300 and 0 < metrics["all"]["AP50"] < 1
+
+
+def test_images_that_come_alone_rank_by_their_ids() -> None:
+    """Of equal scores that of image 0 comes before that of 1, and one without a number after both."""
+    shape, off = rectangle(0, 0, 20, 20), rectangle(100, 100, 20, 20)
+    for order in ((0, 1, "a"), ("a", 1, 0)):
+        scorer = CocoScorer(["ship"], [True])
+        for image_id in order:
+            found = off if image_id == 0 else shape
+            scorer.add({**record(1, [(0, shape)]), "image_id": image_id}, [Detection(0, 0.5, found)])
+        precision = scorer.evaluation.eval["precision"][0, :, 0, 0, 0]
+        assert precision[:67] == pytest.approx([2 / 3] * 67) and (precision[67:] == 0).all()
+
+
+def test_scorers_of_one_image_do_not_merge() -> None:
+    first, second = (CocoScorer(["ship"], [True]) for _ in range(2))
+    for scorer in (first, second):
+        scorer.add(record(3, []), [])
+    with pytest.raises(DataError, match="two processes"):
+        first.merge([second])

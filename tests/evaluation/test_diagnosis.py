@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import pickle
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -132,3 +133,24 @@ def test_no_masks_are_kept() -> None:
         diagnosis.add(record(index, [(0, mask)]), [Detection(0, 0.5, mask)])
         sizes.append(len(pickle.dumps(diagnosis)))
     assert (sizes[-1] - sizes[9]) / 10 < len(mask["counts"]) / 10
+
+
+def test_a_score_and_an_iou_that_count_are_stated_and_reached_exactly() -> None:
+    """A score of 0.3 and an IoU of one half count; a little less does not."""
+    half = rectangle(0, 0, 20, 10)
+    for score, shape, right in ((0.3, half, 1), (0.2999, half, 0), (0.3, rectangle(0, 0, 20, 9), 0)):
+        findings = findings_of(NAMES, [(record(1, [(0, A)]), [Detection(0, score, shape)])])
+        assert (findings.score, findings.iou) == (0.3, 0.5)
+        assert findings.confusion[0, 0] == right and findings.images[0].tp == right
+
+
+def test_three_hundred_detections_of_an_image_count() -> None:
+    found = [Detection(0, 0.5, D)] * 300 + [Detection(0, 0.4, A)]
+    findings = findings_of(NAMES, [(record(1, [(0, A)]), found)])
+    assert findings.images == [ImageQuality(1, 0.0, 0, 300, 1)]
+    assert findings_of(NAMES, [(record(1, [(0, A)]), found[1:])]).images[0].tp == 1
+
+
+def test_findings_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        findings_of(NAMES, []).iou = 0.7  # type: ignore[misc]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import pickle
 from collections.abc import Sequence
@@ -239,3 +240,33 @@ def test_what_cannot_be_scored_is_refused() -> None:
         scorer.add(RECORD, [], [Detection(3, 0.5, rectangle(0, 0, 5, 5, SIZE, SIZE))], 0)
     with pytest.raises(DataError, match="size"):
         scorer.add(RECORD, [], [Detection(0, 0.5, rectangle(0, 0, 5, 5, 64, 64))], 0)
+
+
+def test_an_iou_of_one_half_is_a_miss_by_voc_and_a_hit_by_coco() -> None:
+    scene = [OrientedBox(0, upright(0, 0, 40, 20))], [Detection(0, 0.9, rectangle(0, 0, 20, 20, SIZE, SIZE))]
+    metrics = scored([scene])
+    assert metrics["all"]["VOC12"] == 0 and metrics["all"]["AP50"] == pytest.approx(100)
+
+
+def test_the_second_to_find_an_object_is_false() -> None:
+    """And an image without detections, or without objects, counts too."""
+    shape = rectangle(0, 0, 40, 20, SIZE, SIZE)
+    twice = [OrientedBox(0, upright(0, 0, 40, 20))], [Detection(0, 0.9, shape), Detection(0, 0.8, shape)]
+    other = [OrientedBox(0, upright(0, 0, 40, 20))], [Detection(0, 0.7, shape)]
+    metrics = scored([twice, other, ([], []), ([OrientedBox(1, upright(0, 0, 9, 9))], [])])
+    assert metrics["images"] == 4 and metrics["detections"] == 3
+    assert metrics["per_class"]["plane"]["VOC12"] == pytest.approx(100 * (1 + 2 / 3) / 2)
+    assert metrics["per_class"]["plane"]["VOC07"] == pytest.approx(100 * (6 + 5 * 2 / 3) / 11)
+    second = metrics["per_class"][NAMES[1]]
+    assert second["AP"] == second["VOC07"] == 0 and second["instances"] == 1
+    assert metrics["per_class"][NAMES[2]]["VOC12"] is None
+
+
+def test_three_hundred_detections_of_an_image_count() -> None:
+    found = [Detection(0, 0.5, rectangle(0, 0, 9, 9, SIZE, SIZE))] * 301
+    assert scored([([], found)])["detections"] == 300
+
+
+def test_a_box_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        OrientedBox(0, upright(0, 0, 9, 9)).label = 1  # type: ignore[misc]

@@ -152,3 +152,14 @@ def test_what_cannot_be_scored_is_refused() -> None:
         scorer.add(record(1, []), [Detection(1, 0.9, rectangle(0, 0, 9, 9))])
     with pytest.raises(DataError, match="size"):
         scorer.add(record(1, []), [Detection(0, 0.9, rectangle(0, 0, 9, 9, height=64))])
+
+
+def test_half_of_a_mask_is_enough_and_less_is_not() -> None:
+    best = Detection(0, 0.9, rectangle(0, 0, 20, 20))
+    for width, kept in ((20, 2), (19, 1)):  # 10 x 20 pixels lie under the better one
+        second = Detection(1, 0.5, rectangle(10, 0, width, 20))
+        flat = flatten([second, best])
+        assert len(flat) == kept and flat[0] == best
+        if kept == 2:
+            assert flat[1].area == 200 and flat[1].label == 1 and flat[1].score == 0.5
+    assert flatten([Detection(0, 0.9, rectangle(0, 0, 0, 0))]) == []

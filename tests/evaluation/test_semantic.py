@@ -2,11 +2,15 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pytest
 from hotcoco.semantic import SemanticEval
 
+from score.evaluation.coco import CocoScorer
+from score.evaluation.oriented import OrientedScorer
+from score.evaluation.panoptic import PanopticScorer
 from score.evaluation.semantic import IGNORED, METRICS, SemanticScorer, paint
 from tests.evaluation.coco_cases import HEIGHT, WIDTH, rectangle
 
@@ -106,3 +110,19 @@ def test_smaller_masks_lie_on_top() -> None:
     canvas = paint(rles, HEIGHT, WIDTH)
     assert canvas[46, 46] == 0 and canvas[60, 60] == 2 and canvas[10, 10] == 1 and canvas[120, 120] == IGNORED
     assert [int((canvas == index).sum()) for index in range(3)] == [100, 10000 - 100 - 875, 875]
+
+
+def test_shares_of_several_processes_make_the_figures_of_one() -> None:
+    pairs = random_maps(5, [0, 1, 2, 3], images=6)
+    whole, *shares = (SemanticScorer(NAMES, SEEN) for _ in range(4))
+    for index, pair in enumerate(pairs):
+        whole.add(*pair)
+        shares[index % 3].add(*pair)
+    shares[0].merge(shares[1:])
+    assert shares[0].finish() == whole.finish()
+
+
+def test_names_and_flags_belong_together() -> None:
+    for scorer in (SemanticScorer, CocoScorer, OrientedScorer, partial(PanopticScorer, min_score=0.3)):
+        with pytest.raises(ValueError, match="2 names and 1 seen flags"):
+            scorer(["a", "b"], [True])

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 
 import pytest
 
 from score.evaluation.coco import coco_metrics
-from score.evaluation.tables import Table, of_task, summary
+from score.evaluation.semantic import METRICS
+from score.evaluation.tables import Table, of_task, overview, summary
 from tests.evaluation.coco_cases import crowded_scenes
 
 NAMES = ["ship", "expressway-service-area with a very long name", "storage_tank", "never"]
@@ -77,3 +79,37 @@ def test_every_form_holds_what_names_may_hold() -> None:
     assert table.markdown().splitlines()[2].startswith(r"| a_b%\|${}^~\, |") and table.markdown().count("\n") == 4
     assert list(csv.reader(io.StringIO(table.csv(1)))) == [["name", "AP"], [name, "2.1"], ["b", ""]]
     assert table.plain().splitlines()[2].split() == [name, "2.1"]
+
+
+def test_a_table_of_80_columns_is_one_block_and_of_81_is_two() -> None:
+    for figures, blocks in (("1" * 12, 1), ("1" * 13, 2)):
+        table = Table(["name", *"abcd"], [["n" * 18, "x" * 14, "x" * 14, "x" * 14, figures]])
+        lines = table.plain().splitlines()
+        assert max(map(len, lines)) == (80 if blocks == 1 else 66) and len(table.plain().split("\n\n")) == blocks
+        assert "n" * 18 in lines[2].split()
+
+
+def test_counts_of_many_pixels_are_short() -> None:
+    def row(count: int) -> list[str]:
+        item = {"IoU": 1.0, "Acc": 2.0, "pixels": count, "seen": True}
+        groups = dict.fromkeys(("all", "seen", "unseen", "harmonic"), dict.fromkeys(METRICS, 3.0))
+        metrics = {**groups, "per_class": {"road": item}, "background": {**item, "IoU": 4.0}, "images": 1}
+        lines = of_task(metrics, "semantic").splitlines()
+        assert lines[-1] == "semantic in percent; 1 images"
+        assert lines[-2].split()[0] == "background" and lines[-2].split()[-2:] == ["4.0", "2.0"]
+        return next(line.split() for line in lines if line.startswith("road"))
+
+    assert row(9_999_999) == ["road", "seen", "9999999", "1.0", "2.0"]
+    assert row(10_000_000) == ["road", "seen", "10", "M", "1.0", "2.0"]
+
+
+def test_several_tasks_are_tables_under_their_titles(metrics: dict) -> None:
+    both = overview({**metrics, "boxes": metrics})
+    assert both == f"{of_task(metrics)}\n\n{of_task(metrics, 'boxes')}"
+    assert both.count("mask AP in percent; 6 images, 120 detections") == both.count("box AP in percent") == 1
+    assert overview({"boxes": metrics}) == of_task(metrics, "boxes")
+
+
+def test_a_table_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Table([], []).keys = 2  # type: ignore[misc]

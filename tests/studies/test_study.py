@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from score.engine.cache import PredictionCache
 from score.engine.evaluate import evaluate, register
+from score.errors import WeightsError
 from score.model.classifier import Ensemble
 from score.model.score import SCORE
 from score.studies.study import Study
@@ -75,6 +77,18 @@ def test_the_network_sees_every_image_once(place: Path, dataset: str, tmp_path: 
         assert len(calls) == 6  # exponents are no matter of the network
     with study(place, tmp_path, overrides=["input.test.shortest=32"]).predicted(dataset):
         assert len(calls) == 12
+
+
+def test_other_weights_are_predicted_anew(place: Path, dataset: str, tmp_path: Path, calls: list[int]) -> None:
+    """Nothing but the weights' file differs."""
+    settings = ("input.test.shortest=64", "model.queries=12")
+    other = tiny_folder(tmp_path / "other", ["ship", "storage_tank"], *settings, seed=1)
+    with study(place, tmp_path).predicted(dataset) as first, Study(other, tmp_path, CPU).predicted(dataset) as second:
+        assert {key for key, value in first.facts.items() if second.facts[key] != value} == {"weights"}
+        assert first.cache.path != second.cache.path and len(calls) == 12
+        assert first.score(0.4, 0.8, **CAPS) != second.score(0.4, 0.8, **CAPS)
+        with pytest.raises(WeightsError, match="predictions of another weights"):
+            PredictionCache(first.cache.path, second.facts)
 
 
 def test_every_cell_of_a_sweep_equals_an_evaluation(place: Path, dataset: str, tmp_path: Path) -> None:
