@@ -1,10 +1,9 @@
 """SCORE: open-vocabulary instance segmentation of remote sensing images with scene context.
 
 >>> import score
->>> segmenter = score.Segmenter(score.load_model("runs/isaid512_lite"))
->>> segmenter.set_vocabulary(["ship", "storage tank", "swimming pool"])
->>> for found in segmenter.segment("harbour.jpg"):
-...     print(segmenter.names[found.label], found.score, found.box, found.mask.shape)
+>>> segmenter = score.Segmenter.from_pretrained("runs/demo")
+>>> result = segmenter.segment("harbour.jpg", ["ship", "storage tank", "swimming pool"])
+>>> result.save("found.jpg")  # result.detections: name, score, mask, box (x, y, width, height) and area of each
 """
 
 from __future__ import annotations
@@ -14,11 +13,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from score.model.score import SCORE
+    from score.result import Result
     from score.segmenter import Segmenter
 
 __version__ = "0.1.0"
 DISTRIBUTION = "score-segmenter"  # what pip calls this package: `score` on PyPI is another's
-__all__ = ["DISTRIBUTION", "Segmenter", "__version__", "load_model"]
+__all__ = ["DISTRIBUTION", "Result", "Segmenter", "__version__", "load_model"]
 
 
 def load_model(folder: str | Path, device: str | None = None) -> SCORE:
@@ -52,4 +52,8 @@ def __getattr__(name: str) -> object:
 
             raise not_installed(error) from error
         return Segmenter
+    if name == "Result":
+        from score.result import Result
+
+        return Result
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

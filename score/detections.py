@@ -75,35 +75,28 @@ def ground_truth(record: Mapping[str, Any]) -> list[Detection]:
     ]
 
 
-def select(
-    detections: Sequence[Detection],
-    score: float = 0.0,
-    top_k: int | None = None,
-    overlap: float = 1.0,
-    min_area: int = 0,
-    per_class: bool = False,
-) -> list[Detection]:
-    """Choose the detections worth showing.
+def select(detections: Sequence[Detection], score: float = 0.0, overlap: float = 1.0) -> list[Detection]:
+    """Choose the detections of one image that are worth showing, best first.
 
     Args:
-        detections: of one image, in any order.
+        detections: in any order.
         score: the least score.
-        top_k: how many at most; None for all.
-        overlap: a mask whose IoU with a better one is above this is dropped; 1 keeps all.
-        min_area: the least mask area in pixels.
-        per_class: compare masks of the same name only, so that one object may keep several names.
-
-    Returns:
-        The chosen ones, best first.
+        overlap: as :func:`suppress` has it.
     """
     best_first = sorted(detections, key=lambda item: -item.score)
-    candidates = [item for item in best_first if item.score >= score and item.area >= min_area]
-    if overlap < 1 and candidates:
-        candidates = _suppress(candidates, overlap, per_class)
-    return candidates[:top_k]
+    return suppress([item for item in best_first if item.score >= score], overlap)
 
 
-def _suppress(best_first: list[Detection], overlap: float, per_class: bool) -> list[Detection]:
+def suppress(best_first: list[Detection], overlap: float, per_class: bool = False) -> list[Detection]:
+    """Drop each mask that overlaps a kept one before it.
+
+    Args:
+        best_first: detections of one image.
+        overlap: the greatest IoU of two that are kept; 1 keeps all.
+        per_class: compare masks of the same name only, so that one object may keep several names.
+    """
+    if overlap >= 1:
+        return best_first
     rles = [item.rle for item in best_first]
     clash = masks.iou(rles, rles) > overlap  # [K, K]
     if per_class:

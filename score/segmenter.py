@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from detectron2.data.transforms import ResizeShortestEdge
 
+from score import load_model
 from score.data.images import ImageLike, read_image
-from score.detections import Detection, encode_instances, select
-from score.errors import ConfigError
+from score.detections import Detection, suppress
+from score.errors import ConfigError, WeightsError
+from score.masks import RLE, encode
+from score.model.postprocess import binarise
+from score.names import is_seen
+from score.result import Found, Result
 
 if TYPE_CHECKING:
     from score.model.classifier import Ensemble
-    from score.model.score import SCORE
+    from score.model.score import SCORE, Regions
     from score.model.vocabulary import Vocabulary
+
+Words = str | Collection[str]
+
+BELOW = 0.1  # of a threshold: what lies between this and the threshold is counted, not shown
+SYNONYM = 0.8  # least cosine of two words that may mean the same
 
 
 class Segmenter:
-    """A model with a vocabulary, for image after image.
+    """A model that answers: give an image and words, get the objects that the words name.
 
-    :meth:`set_vocabulary` is costly and done once; :meth:`segment` is done for every image.
+    It keeps no state between calls, so threads can share it.
 
     Args:
-        model: from :func:`score.load_model`.
-        ensemble: exponents; None for the model's own.
+        model: from :func:`score.load_model`; its image size, exponents and thresholds are used.
+        ensemble: other exponents.
         shortest: an image is resized until its shorter side has so many pixels,
         longest: or its longer side at most so many; None for what the model was made for.
     """
@@ -39,60 +50,173 @@ class Segmenter:
         shortest: int | None = None,
         longest: int | None = None,
     ) -> None:
-        self.model, self.ensemble = model.eval(), ensemble
+        self.model, self.ensemble = model.eval(), ensemble or model.ensemble
         self.resize = ResizeShortestEdge(shortest or model.resize.shortest, longest or model.resize.longest)
-        self.vocabulary: Vocabulary | None = None
 
-    @property
-    def names(self) -> list[str]:
-        """The vocabulary."""
-        return self.vocabulary.names if self.vocabulary else []
-
-    def set_vocabulary(self, names: Sequence[str]) -> None:
-        """Say what to look for.
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, device: str | None = None) -> Segmenter:
+        """Load a model folder.
 
         Args:
-            names: the classes, any words; a name may hold comma-separated synonyms.
+            folder: what training wrote.
+            device: as PyTorch names it; None for a GPU where there is one, the CPU otherwise.
 
         Raises:
-            ConfigError: the vocabulary is empty or says a name twice.
+            ConfigError: there is no such device.
+            WeightsError: the folder or its towers' weights are missing, damaged, or of another architecture.
         """
-        self.vocabulary = self.model.vocabulary(names)
+        if not Path(folder).is_dir():
+            raise WeightsError(
+                f"{folder}: no such model folder, and no model is shipped under a name yet; tools/train.py makes one"
+            )
+        return cls(load_model(folder, device))
 
-    @torch.inference_mode()
+    @torch.no_grad()
+    def look(self, image: ImageLike) -> View:
+        """Run the network on an image, without any word: the costly part, done once an image.
+
+        Args:
+            image: a path, a Pillow image, or ``[H, W, 3]`` uint8 RGB; row 0 is the top, column 0 the left.
+
+        Raises:
+            DataError: the image cannot be read, or is none.
+        """
+        pixels = read_image(image)
+        resized = self.resize.get_transform(pixels).apply_image(pixels)
+        tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))  # [3, h, w]
+        return View(self, pixels, self.model.look([{"image": tensor}]))
+
     def segment(
         self,
         image: ImageLike,
+        words: Words,
         *,
-        score: float = 0.3,
+        score: float | None = None,
         top_k: int | None = 100,
         overlap: float = 0.5,
         min_area: int = 16,
         per_class: bool = False,
-    ) -> list[Detection]:
-        """Find the vocabulary's objects in an image.
+    ) -> Result:
+        """Find what words name in an image: :meth:`look`, then :meth:`View.ask`, whose arguments these are."""
+        choice = {"score": score, "top_k": top_k, "overlap": overlap, "min_area": min_area, "per_class": per_class}
+        return self.look(image).ask(words, **choice)  # type: ignore[arg-type]
+
+    @torch.no_grad()
+    def vocabulary(self, words: Words) -> Vocabulary:
+        """Words to ask for, then the distractors that they are told from.
+
+        Distractors are the training vocabulary and the calibration's background words. One that says an asked word
+        again is left out: an equal name or synonym, and a word of the training vocabulary whose embedding is nearer to
+        an asked one than any two of the training vocabulary are to one another.
+
+        Raises:
+            ConfigError: there is no word, an empty one, one said twice, or what is no word.
+        """
+        asked = as_words(words)
+        known = self.model.vocabulary(self.model.train_names)
+        chosen = self.model.vocabulary(asked)
+        own = torch.arange(len(known.names)).repeat_interleave(torch.tensor(known.counts)).to(known.embeds.device)
+        between = (known.embeds @ known.embeds.T).masked_fill(own[:, None] == own, -1)
+        near = (known.embeds @ chosen.embeds.T).amax(1) > max(SYNONYM, between.max().item())  # [S]
+        again = {known.names[index] for index in own[near].tolist()}
+        others = [name for name in known.names if name not in again]
+        others += [name for name in self.model.calibration.background if not is_seen(name, known.names)]
+        others = [name for name in others if not is_seen(name, asked)]
+        return self.model.vocabulary([*asked, *others])
+
+
+class View:
+    """An image as a model sees it: any words can be asked of it, one after the other, in milliseconds.
+
+    Attributes:
+        pixels: the image, ``[H, W, 3]`` uint8 RGB.
+    """
+
+    def __init__(self, segmenter: Segmenter, pixels: NDArray[np.uint8], regions: Regions) -> None:
+        self.segmenter, self.pixels, self.regions = segmenter, pixels, regions
+        self._masks: dict[int, tuple[RLE, float]] = {}  # of queries, with the mean probability inside
+
+    def ask(
+        self,
+        words: Words,
+        *,
+        score: float | None = None,
+        top_k: int | None = 100,
+        overlap: float = 0.5,
+        min_area: int = 16,
+        per_class: bool = False,
+    ) -> Result:
+        """Find what words name.
 
         Args:
-            image: ``[H, W, 3]`` RGB, a Pillow image, or a path.
-            score: the least score, 0 .. 1.
+            words: one, or several, any; a word may hold comma-separated synonyms.
+            score: the least score, 0 .. 1; None for the model's own thresholds of seen and unseen words.
             top_k: how many objects at most; None for all that the model gives.
             overlap: of two masks whose IoU is above this, the better one stays; 1 keeps both.
-            min_area: the least mask area in pixels of ``image``.
+            min_area: the least mask area in pixels of the image.
             per_class: compare masks of the same name only, so that one object may keep several names.
 
         Returns:
-            Detections at the image's own size, best first; ``names[found.label]`` is a detection's name.
+            Objects at the image's own size, best first: the one that exceeds its threshold by the largest factor.
 
         Raises:
-            ConfigError: no vocabulary has been set.
-            DataError: the image cannot be read, or is none.
+            ConfigError: there is no word, an empty one, one said twice, or what is no word.
         """
-        if self.vocabulary is None:
-            raise ConfigError("no vocabulary; call set_vocabulary(['ship', 'storage tank']) before segment")
-        pixels = read_image(image)
-        height, width = pixels.shape[:2]
-        resized = self.resize.get_transform(pixels).apply_image(pixels)
-        tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))  # [3, h, w]
-        inputs = [{"image": tensor, "height": height, "width": width, "image_id": 0}]
-        [output] = self.model(inputs, self.vocabulary, ensemble=self.ensemble, masks="rle")
-        return select(encode_instances(output["instances"]), score, top_k, overlap, min_area, per_class)
+        names = as_words(words)
+        vocabulary = self.segmenter.vocabulary(names)
+        seen = vocabulary.seen[: len(names)].tolist()
+        own = self.segmenter.model.calibration
+        least = [score if score is not None else own.seen if flag else own.unseen for flag in seen]
+        found = [item for item in self._find(vocabulary, least) if item.area >= min_area]
+        best_first = sorted(found, key=lambda item: -item.score / max(least[item.label], 1e-9))
+        shown: list[Found] = []
+        below = dict.fromkeys(names, 0)
+        for item in suppress(best_first, overlap, per_class):
+            if item.score < least[item.label]:
+                below[names[item.label]] += 1
+            else:
+                shown.append(Found(item.label, item.score, item.rle, names[item.label], seen[item.label]))
+        return Result(self.pixels, names, shown[:top_k], dict(zip(names, least, strict=True)), below)
+
+    @torch.no_grad()
+    def _find(self, vocabulary: Vocabulary, least: list[float]) -> list[Detection]:
+        """Pairs of a query and one of the first ``len(least)`` words, down to a part of the word's threshold."""
+        model = self.segmenter.model
+        prediction = model.ask(self.regions, vocabulary)
+        chances = self.segmenter.ensemble(prediction.in_logits[0], prediction.out_logits[0], vocabulary.seen)
+        chances = chances.softmax(-1)[:, : len(least)]  # [Q, C]
+        margin = chances / torch.tensor(least, device=chances.device).clamp(min=1e-9)
+        best, pairs = margin.flatten().topk(min(model.selection.top_k, margin.numel()))
+        pairs = pairs[best >= BELOW]
+        queries, labels = (pairs // len(least)).tolist(), (pairs % len(least)).tolist()
+        self._encode([query for query in dict.fromkeys(queries) if query not in self._masks])
+        found = []
+        for query, label in zip(queries, labels, strict=True):
+            rle, quality = self._masks[query]
+            if (value := chances[query, label].item() * quality) >= BELOW * least[label]:
+                found.append(Detection(label, value, rle))
+        return found
+
+    def _encode(self, queries: list[int]) -> None:
+        """Make masks at the image's size, only of queries that some word has asked for."""
+        size, padded, output = self.regions.sizes[0], self.regions.padded, self.pixels.shape[:2]
+        chunk = self.segmenter.model.selection.chunk(output)
+        for start in range(0, len(queries), chunk):
+            part = queries[start : start + chunk]
+            inside, quality = binarise(self.regions.mask_logits[0, part], padded, size, output)
+            for query, rle, value in zip(part, encode(inside), quality.tolist(), strict=True):
+                self._masks[query] = (rle, value)
+
+
+def as_words(words: Words) -> list[str]:
+    """One word or several as a list, in their order; those of a set in alphabetical order.
+
+    Raises:
+        ConfigError: what is no word, or no collection of words.
+    """
+    if isinstance(words, str):
+        return [words]
+    several = isinstance(words, Collection) and not isinstance(words, Mapping)
+    if not several or not all(isinstance(word, str) for word in words):
+        raise ConfigError(f"words {words!r}: not text; give a word or a list of words, as in ['ship', 'storage tank']")
+    return sorted(words) if isinstance(words, set | frozenset) else list(words)

@@ -1,62 +1,71 @@
 """Find objects: ``tools/predict.py model=FOLDER images=[a.jpg,b.jpg] "vocabulary=[ship,'storage tank']" output=DIR``.
 
-Writes pictures and one COCO JSON; prints what was found in each image.
+Writes pictures and one COCO JSON as it goes, and prints what was found in each image; the same command again does what
+is left. Exit code 1 says that some of the images could not be read, and which.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
-from collections.abc import Mapping
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from score.app.command import command, plain
+from score.errors import DataError
 
 if TYPE_CHECKING:
-    from score.app.prediction import Prediction
-
-CHOICE = ("score", "top_k", "overlap", "min_area", "per_class")
+    from score.result import Result
 
 
 @command("commands/predict")
 def main(config: DictConfig) -> None:
     from score import runtime  # not before the settings have been read: PyTorch takes seconds
     from score.app import prediction
+    from score.app.words import read_words
     from score.engine import checks
+    from score.files import sha256
     from score.segmenter import Segmenter
     from score.weights import folder
 
     checks.check_numbers(config)
     runtime.log_to_stdout()
-    settings = plain(config)
-    choice = {key: settings[key] for key in CHOICE}
-    output = Path(settings["output"])
-    prediction.check_choice(choice, settings["picture"])
-    names = prediction.read_vocabulary(settings["vocabulary"])
+    settings = {key: as_typed(key, value) for key, value in plain(config).items()}
+    prediction.check_settings(settings)
+    words = read_words(settings["vocabulary"])
     images = prediction.find_images(settings["images"])
+    output = Path(settings["output"])
     prediction.check_output(output, images)
     device = runtime.select_device(config.runtime.device, config.runtime.threads)
-    model, _ = folder.load(config.model, device, config.overrides)
+    model, _ = folder.load(settings["model"], device, config.overrides)
     given = {key: float(value) for key, value in config.ensemble.items() if value is not None}
-    ensemble = dataclasses.replace(model.ensemble, **given)
-    size = {key: value for key, value in settings["resize"].items() if value}
-    segmenter = Segmenter(model, ensemble=ensemble, **size)
-    segmenter.set_vocabulary(names)
+    segmenter = Segmenter(model, ensemble=dataclasses.replace(model.ensemble, **given), **settings["resize"])
+    settings["weights"] = sha256(Path(settings["model"]) / folder.WEIGHTS)[:16]
 
-    found = prediction.predict(segmenter, images, output, choice, settings["picture"], report)
-    total: Counter[str] = sum((Counter(item.counts) for item in found), Counter())
-    seconds = sum(item.seconds for item in found) / len(found)
-    print(f"in all: {say(total)}; {seconds:.2f} s an image\nsaved in {output}")
+    def report(path: Path, found: Result | DataError) -> None:
+        if not isinstance(found, DataError):
+            print(f"{path.name} ({found.size[0]} x {found.size[1]}): {found}", flush=True)
+        elif len(images) > 1:
+            print(f"error: {found}", file=sys.stderr, flush=True)
+
+    done = prediction.predict(segmenter, words, images, output, settings, report)
+    if done.before:
+        print(f"{done.before} images had been done before")
+    total = ", ".join(f"{count} {word}" for word, count in done.counts.items() if count) or "nothing"
+    print(f"in all: {total}; {done.seconds / max(done.images, 1):.2f} s an image\nsaved in {output}")
+    if done.failed:
+        print(f"{len(done.failed)} of {len(images)} images could not be read:", *done.failed, sep="\n", file=sys.stderr)
+        sys.exit(1)
 
 
-def report(item: Prediction) -> None:
-    """Print one line for an image that is done."""
-    print(f"{item.path.name} ({item.size[0]} x {item.size[1]}): {say(item.counts)}", flush=True)
-
-
-def say(counts: Mapping[str, int]) -> str:
-    """Words and how often each was found."""
-    return ", ".join(f"{count} {name}" for name, count in counts.items()) or "nothing"
+def as_typed(key: str, value: object) -> object:
+    """A path or a word that Hydra took for a number or a switch (``images=2024_01``, ``vocabulary=5``), as text."""
+    if key not in ("model", "images", "vocabulary", "output") or isinstance(value, str | dict):
+        return value
+    if isinstance(value, list):
+        return [item if isinstance(item, dict | list) or item is None else str(item) for item in value]
+    typed = [item.partition("=")[2] for item in HydraConfig.get().overrides.task if item.startswith(f"{key}=")]
+    return typed[-1] if typed else str(value)

@@ -1,70 +1,57 @@
-"""Image files in; pictures and one COCO JSON out."""
+"""Image files in; pictures and one COCO JSON out, written as it goes."""
 
 from __future__ import annotations
 
-import math
+import json
 import os
-import shutil
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import score
-from score.data.images import SUFFIXES, read_image
-from score.detections import Detection
-from score.drawing import draw
+from score.data.images import SUFFIXES
+from score.engine.checks import Number, check_number
 from score.errors import ConfigError, DataError, OutputError
-from score.files import check_writable, save_json
-from score.model.vocabulary import check
+from score.files import check_writable, write_whole
+from score.result import Result
 from score.segmenter import Segmenter
 
-PICTURES, JSON = "pictures", "predictions.json"
-LIMITS = {"score": (0, 1), "overlap": (0, 1), "top_k": (1, math.inf), "min_area": (0, math.inf)}
+PICTURES, JSON, LINES = "pictures", "predictions.json", "predictions.jsonl"
+CHOICE = {
+    "score": Number(float, 0, 1, optional=True),
+    "top_k": Number(int, 1, optional=True),
+    "overlap": Number(float, 0, 1),
+    "min_area": Number(float, 0),
+}
+RESIZE = Number(int, 1, optional=True)
 
 
-class Prediction(NamedTuple):
-    """What is reported of one image.
+class Done(NamedTuple):
+    """What predicting some images came to.
 
     Attributes:
-        path: the image.
-        size: its width and height.
-        counts: objects found, by name, in the vocabulary's order.
+        counts: objects found, by word.
+        images: how many were segmented now.
+        before: how many had been, in an earlier run.
+        failed: what was wrong with each image that could not be read.
         seconds: the time it took, pictures included.
     """
 
-    path: Path
-    size: tuple[int, int]
-    counts: dict[str, int]
+    counts: Counter[str]
+    images: int
+    before: int
+    failed: list[str]
     seconds: float
 
 
-def read_vocabulary(source: str | Sequence[str]) -> list[str]:
-    """Take names as they are, or a text file with one name a line (``#`` begins a comment).
-
-    Raises:
-        ConfigError: there is no name, one of them is empty or said twice, or the file cannot be read.
-    """
-    if not isinstance(source, str):
-        return check(["" if name is None else str(name) for name in source])
-    path = Path(source)
-    if not path.is_file() and not path.suffix and os.sep not in source:
-        return check([source])
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a text file"
-        raise ConfigError(f"vocabulary {path}: {reason}; give names, or a file with one name a line") from error
-    return check([name for line in lines if (name := line.split("#")[0].strip())])
-
-
 def find_images(source: str | Sequence[str]) -> list[Path]:
-    """List image files: a file, a folder's, or several of both; each is opened once, to be sure that all can be read.
+    """List image files: a file, a folder's, or several of both.
 
     Raises:
-        DataError: a file is missing or unreadable, or a folder holds no image.
+        DataError: a file is missing, or a folder holds no image.
     """
     paths: list[Path] = []
     for item in map(Path, [source] if isinstance(source, str) else source):
@@ -73,30 +60,27 @@ def find_images(source: str | Sequence[str]) -> list[Path]:
             if not found:
                 raise DataError(f"{item}: no image in this folder; it needs {', '.join(SUFFIXES)} files")
             paths += found
+        elif not item.exists():
+            raise DataError(f"{item}: no such image")
         else:
             paths.append(item)
     if not paths:
         raise DataError("images: none given; name files or a folder, as in images=[a.jpg,b.jpg]")
-    paths = list(dict.fromkeys(paths))
-    for path in paths:
-        read_image(path)
-    return paths
+    return list(dict.fromkeys(paths))
 
 
-def check_choice(choice: Mapping[str, Any], picture: str | None) -> None:
-    """Make sure that thresholds and format can be meant.
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Make sure that thresholds, sizes and format can be meant.
 
     Raises:
         ConfigError: one of them cannot.
     """
-    for key, (least, most) in LIMITS.items():
-        value = choice.get(key, least)
-        if value is None and key == "top_k":
-            continue
-        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-            raise ConfigError(f"{key}={value}: not a number from {least} to {most}")
-    if picture not in (None, "jpg", "png"):
-        raise ConfigError(f"picture={picture}: not a format; use jpg, png or null")
+    for key, number in CHOICE.items():
+        check_number(key, settings[key], number)
+    for key, value in settings["resize"].items():
+        check_number(f"resize.{key}", value, RESIZE)
+    if settings["picture"] not in (None, "jpg", "png"):
+        raise ConfigError(f"picture={settings['picture']}: not a format; use jpg, png or null")
 
 
 def check_output(folder: Path, images: Sequence[Path] = ()) -> None:
@@ -111,125 +95,168 @@ def check_output(folder: Path, images: Sequence[Path] = ()) -> None:
         raise OutputError(f"output {folder}: its pictures would replace the images; choose another folder")
 
 
-def predict(
-    segmenter: Segmenter,
-    images: Sequence[Path],
-    output: Path,
-    choice: Mapping[str, Any],
-    picture: str | None = "jpg",
-    report: Callable[[Prediction], None] | None = None,
-) -> list[Prediction]:
-    """Segment images and write ``output/predictions.json`` and ``output/pictures/``, all of it or nothing.
+class Journal:
+    """``predictions.jsonl``: a line of settings, then a line an image, appended as each is done.
+
+    A line that was cut off is dropped, so what had been done before an interruption counts and nothing else does.
 
     Args:
-        segmenter: with its vocabulary set.
-        images: readable files.
-        output: a folder; made if missing.
-        choice: thresholds, as :meth:`Segmenter.segment` takes them.
-        picture: the format of the pictures, ``jpg`` or ``png``; None for no pictures.
-        report: called after each image.
+        folder: where it is, or will be once an image is done.
+        settings: what predictions depend on.
+        overwrite: begin anew where there is one.
 
     Raises:
-        ConfigError: a threshold or the format cannot be meant.
-        OutputError: the folder cannot be written to.
+        OutputError: the folder holds predictions made with other settings.
     """
-    check_choice(choice, picture)
-    check_output(output, images)
-    new = not output.exists()
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".partial-", dir=output) as partial:
-            predictions = _write(segmenter, images, Path(partial), choice, picture, report)
-            _move(Path(partial), output)
-    except BaseException as error:
-        if new:
-            shutil.rmtree(output, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise OutputError(f"output {output}: {error.strerror}; choose another folder") from error
-        raise
-    return predictions
 
+    def __init__(self, folder: Path, settings: Mapping[str, Any], overwrite: bool = False) -> None:
+        self.folder, self.path, self.settings = folder, folder / LINES, json.loads(json.dumps(settings))
+        self.done: dict[str, str | None] = {}  # file names, and the pictures made of them
+        lines = self._read()
+        known = next(lines, self.settings)
+        done = {item["image"]["file_name"]: item["image"].get("picture") for item in lines}
+        if overwrite:
+            for name in (JSON, LINES, *filter(None, done.values())):
+                (folder / name).unlink(missing_ok=True)
+            return
+        if not done and (folder / JSON).exists():
+            raise OutputError(f"{folder} holds a {JSON} without its {LINES}; set overwrite=true or another output")
+        differ = sorted(key for key in {*known, *self.settings} if known.get(key) != self.settings.get(key))
+        if differ:
+            raise OutputError(
+                f"{folder} holds predictions with another {', '.join(differ)}; set overwrite=true to replace them, "
+                "or choose another output"
+            )
+        self.done = done
 
-def _write(
-    segmenter: Segmenter,
-    images: Sequence[Path],
-    folder: Path,
-    choice: Mapping[str, Any],
-    picture: str | None,
-    report: Callable[[Prediction], None] | None,
-) -> list[Prediction]:
-    names = segmenter.names
-    dataset = _empty_dataset(names, choice)
-    predictions: list[Prediction] = []
-    shared = len({path.parent for path in images}) == 1
-    for path, title in zip(images, _titles(images), strict=True):
-        start = time.perf_counter()
-        pixels = read_image(path)
-        height, width = pixels.shape[:2]
-        found = segmenter.segment(pixels, **choice)
-        entry = {
-            "id": len(predictions) + 1,
-            "file_name": path.name if shared else str(path),
-            "width": width,
-            "height": height,
+    def _read(self) -> Iterator[dict[str, Any]]:
+        """All lines that are whole; what follows them is cut off."""
+        if not self.path.exists():
+            return
+        end = 0
+        with self.path.open("rb") as file:
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                end += len(line)
+                yield json.loads(line)
+        os.truncate(self.path, end)
+
+    def add(self, image: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]]) -> None:
+        """Append an image that is done."""
+        with self.path.open("a", encoding="utf-8") as file:
+            if not file.tell():
+                file.write(json.dumps(self.settings) + "\n")
+            file.write(json.dumps({"image": image, "annotations": annotations}, ensure_ascii=False) + "\n")
+        self.done[image["file_name"]] = image.get("picture")
+
+    def fold(self, words: Sequence[str]) -> None:
+        """Write ``predictions.json``, a COCO dataset of all that is done, never holding more than one image of it."""
+        head = {
+            "info": {"description": f"predictions of SCORE {score.__version__}", **self.settings},
+            "licenses": [],
+            "categories": [{"id": number, "name": word} for number, word in enumerate(words, start=1)],
         }
-        if picture:
-            entry["picture"] = f"{PICTURES}/{title}.{picture}"
-            target = folder / entry["picture"]
-            target.parent.mkdir(exist_ok=True)
-            draw(pixels, found, names).save(target, quality=92)
-        dataset["images"].append(entry)
-        for item in found:
-            dataset["annotations"].append(_annotation(item, len(dataset["annotations"]) + 1, entry["id"]))
-        counts = Counter(item.label for item in found)
-        by_name = {names[label]: counts[label] for label in sorted(counts)}
-        predictions.append(Prediction(path, (width, height), by_name, time.perf_counter() - start))
-        if report:
-            report(predictions[-1])
-    save_json(folder / JSON, dataset, indent=None)
-    return predictions
+
+        def annotations() -> Iterator[dict[str, Any]]:
+            for number, item in enumerate(self._images(), start=1):
+                yield from ({**each, "image_id": number} for each in item["annotations"])
+
+        def write(partial: Path) -> None:
+            images = ({"id": number, **item["image"]} for number, item in enumerate(self._images(), start=1))
+            numbered = ({**each, "id": number} for number, each in enumerate(annotations(), start=1))
+            with partial.open("w", encoding="utf-8") as file:
+                file.write(json.dumps(head, ensure_ascii=False)[:-1])
+                _write_list(file, "images", images)
+                _write_list(file, "annotations", numbered)
+                file.write("}\n")
+
+        write_whole(self.folder / JSON, write)
+
+    def _images(self) -> Iterator[dict[str, Any]]:
+        lines = self._read()
+        next(lines)  # the settings
+        return lines
 
 
-def _empty_dataset(names: Sequence[str], choice: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "info": {"description": f"predictions of SCORE {score.__version__}", **choice},
-        "licenses": [],
-        "images": [],
-        "categories": [{"id": index + 1, "name": name} for index, name in enumerate(names)],
-        "annotations": [],
-    }
+def _write_list(file: TextIO, key: str, items: Iterator[Mapping[str, Any]]) -> None:
+    file.write(f', "{key}": [')
+    for number, item in enumerate(items):
+        file.write((",\n" if number else "\n") + json.dumps(item, ensure_ascii=False))
+    file.write("]")
 
 
-def _annotation(item: Detection, number: int, image_id: int) -> dict[str, Any]:
-    return {
-        "id": number,
-        "image_id": image_id,
-        "category_id": item.label + 1,
-        "segmentation": item.rle,
-        "bbox": list(item.box),
-        "area": item.area,
-        "iscrowd": 0,
-        "score": round(item.score, 6),
-    }
+def predict(
+    segmenter: Segmenter,
+    words: Sequence[str],
+    images: Sequence[Path],
+    output: Path,
+    settings: Mapping[str, Any],
+    report: Callable[[Path, Result | DataError], None] = lambda path, result: None,
+) -> Done:
+    """Segment images and write ``output/predictions.json`` and ``output/pictures/``.
 
+    Every image is written as it is done; a second call with the same settings does what is left. An image that cannot
+    be read is reported, and the others go on.
 
-def _titles(images: Sequence[Path]) -> list[str]:
-    """A file name without suffix for each picture; equal ones are numbered."""
-    taken: set[str] = set()
-    titles = []
+    Args:
+        segmenter: what segments.
+        words: to look for.
+        images: files.
+        output: a folder; made if missing.
+        settings: ``score``, ``top_k``, ``overlap``, ``min_area`` and ``per_class`` as :meth:`Segmenter.segment` takes
+            them, ``picture`` (jpg, png or None), ``overwrite``, and ``weights``, which says what the model is.
+        report: called after each image with what was found, or with what is wrong with it.
+
+    Raises:
+        ConfigError: the words cannot be asked.
+        DataError: no image could be read.
+        OutputError: the folder cannot be written to, or holds predictions made with other settings.
+    """
+    start = time.perf_counter()
+    root = Path(os.path.commonpath([path.absolute().parent for path in images]))
+    choice = {key: settings[key] for key in (*CHOICE, "per_class")}
+    model = segmenter.model
+    facts = {
+        "weights": settings["weights"], "vocabulary": list(words), "images": str(root), **choice,
+        "thresholds": model.calibration._asdict(), "ensemble": asdict(segmenter.ensemble),
+        "resize": [*segmenter.resize.short_edge_length, segmenter.resize.max_size], "picture": settings["picture"],
+    }  # fmt: skip
+    check_output(output, images)
+    segmenter.vocabulary(list(words))  # refused, if at all, before anything is written
+    journal = Journal(output, facts, settings["overwrite"])
+    taken = {Path(picture).stem.lower() for picture in journal.done.values() if picture}
+    before, counts, failed, done = len(journal.done), Counter[str](), [], 0
     for path in images:
-        title, number = path.stem, 2
-        while title.lower() in taken:  # lower: some file systems do not tell case
-            title, number = f"{path.stem}_{number}", number + 1
-        taken.add(title.lower())
-        titles.append(title)
-    return titles
+        name = path.absolute().relative_to(root).as_posix()
+        if name in journal.done:
+            continue
+        try:
+            result = segmenter.segment(path, list(words), **choice)
+        except DataError as error:
+            failed.append(str(error))
+            report(path, error)
+            continue
+        coco = result.to_coco(name)
+        image = {key: value for key, value in coco["images"][0].items() if key != "id"}
+        if settings["picture"]:
+            image["picture"] = f"{PICTURES}/{_title(path.stem, taken)}.{settings['picture']}"
+            result.save(output / image["picture"])
+        output.mkdir(parents=True, exist_ok=True)
+        journal.add(image, coco["annotations"])
+        counts.update(result.counts)
+        done += 1
+        report(path, result)
+    if not journal.done:
+        raise DataError(failed[0] if len(failed) == 1 else f"none of {len(failed)} images can be read: {failed[0]}")
+    journal.fold(words)
+    return Done(counts, done, before, failed, time.perf_counter() - start)
 
 
-def _move(source: Path, target: Path) -> None:
-    """Rename every file of a folder into another one, the JSON last: where it stands, all it names stands too."""
-    files = [path for path in source.rglob("*") if path.is_file()]
-    for path in sorted(files, key=lambda path: path.name == JSON):
-        goal = target / path.relative_to(source)
-        goal.parent.mkdir(exist_ok=True)
-        path.replace(goal)
+def _title(stem: str, taken: set[str]) -> str:
+    """A file name without suffix for a picture; equal ones are numbered."""
+    title, number = stem, 2
+    while title.lower() in taken:  # lower: some file systems do not tell case
+        title, number = f"{stem}_{number}", number + 1
+    taken.add(title.lower())
+    return title

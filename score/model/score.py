@@ -42,6 +42,20 @@ class Resize(NamedTuple):
     longest: int = 800
 
 
+class Calibration(NamedTuple):
+    """The least scores that are worth showing, and what asked words are told from.
+
+    Attributes:
+        seen: of words of the training vocabulary.
+        unseen: of all others.
+        background: words that compete with those asked, as the training vocabulary does, and are never reported.
+    """
+
+    seen: float = 0.3
+    unseen: float = 0.3
+    background: tuple[str, ...] = ()
+
+
 class Regions(NamedTuple):
     """What the network finds in a batch, before any word is compared with it.
 
@@ -95,6 +109,7 @@ class SCORE(nn.Module):
 
     Attributes:
         resize: the size of images that it was made for; the published one until a folder or a run says another.
+        calibration: what is worth showing; the folder's own where it has been calibrated.
     """
 
     def __init__(
@@ -134,7 +149,7 @@ class SCORE(nn.Module):
         self.criterion, self.ensemble, self.selection = criterion, ensemble, selection
         self.text = TextEncoder(backbone, prompts, cache)
         self.train_names = check(train_names)
-        self.resize = Resize()
+        self.resize, self.calibration = Resize(), Calibration()
         for name, tower in (("backbone", self.backbone), ("scene", self.scene)):
             if tower is not None:
                 self.register_buffer(f"{name}_mean", torch.tensor(tower.pixel_mean).view(3, 1, 1), persistent=False)

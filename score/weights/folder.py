@@ -18,10 +18,11 @@ from safetensors.torch import save_file
 
 from score.errors import ConfigError, ScoreError, WeightsError
 from score.files import write_text, write_whole
-from score.model.score import SCORE, Resize
+from score.model.score import SCORE, Calibration, Resize
 
 WEIGHTS, CONFIG, VOCABULARY, CARD = "model.safetensors", "config.yaml", "vocabulary.yaml", "README.md"
 FILES = (WEIGHTS, CONFIG, VOCABULARY, CARD)
+CALIBRATION = "calibration.yaml"  # in a folder whose model has been calibrated
 CHANGEABLE = ("model.network.", "input.test.", "paths.", "weights")
 """Settings that a trained model is built from; changing another one would change nothing."""
 FIXED = ("model.network.train_names", "model.network.prompts")  # in vocabulary.yaml
@@ -115,7 +116,23 @@ def load(
         model.load_trainable(state)
     except WeightsError as error:
         raise WeightsError(f"{folder / WEIGHTS}: {error}") from error
+    if (folder / CALIBRATION).is_file():
+        model.calibration = read_calibration(folder / CALIBRATION)
     return model.to(device).eval(), config
+
+
+def read_calibration(path: Path) -> Calibration:
+    """Read ``calibration.yaml``, as ``tools/calibrate.py`` writes it.
+
+    Raises:
+        WeightsError: it is damaged.
+    """
+    content = _read_yaml(path)
+    values = [content.get(key) for key in ("seen", "unseen")]
+    words = content.get("background", [])
+    if not all(type(value) in (int, float) and 0 <= value <= 1 for value in values) or not isinstance(words, list):
+        raise WeightsError(f"cannot read {path} (seen and unseen are no scores in 0 .. 1); calibrate the model anew")
+    return Calibration(float(values[0]), float(values[1]), tuple(map(str, words)))
 
 
 def build(config: DictConfig) -> SCORE:

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,20 +13,27 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 import score
-from score.app.prediction import Prediction, check_choice, check_output, find_images, predict, read_vocabulary
+from score.app import prediction
+from score.app.prediction import Done, check_output, check_settings, find_images
 from score.errors import ConfigError, DataError, OutputError
+from score.result import Result
 from tests.tiny_model import tiny_folder
 
-NAMES = ["ship", "Storage_Tank", "palm tree"]
+WORDS = ["ship", "Storage_Tank", "palm tree"]
 CHOICE = {"score": 0.0, "top_k": 5, "overlap": 1.0, "min_area": 0, "per_class": False}
+SETTINGS: dict[str, Any] = {
+    **CHOICE,
+    "picture": None,
+    "overwrite": False,
+    "weights": "abc",
+    "resize": {"shortest": None, "longest": None},
+}
 
 
 @pytest.fixture(scope="module")
 def segmenter(tmp_path_factory: pytest.TempPathFactory) -> score.Segmenter:
     folder = tiny_folder(tmp_path_factory.mktemp("model") / "model", ["ship"])
-    segmenter = score.Segmenter(score.load_model(folder, "cpu"), shortest=64, longest=96)
-    segmenter.set_vocabulary(NAMES)
-    return segmenter
+    return score.Segmenter(score.load_model(folder, "cpu"), shortest=64, longest=96)
 
 
 @pytest.fixture
@@ -39,24 +48,36 @@ def images(tmp_path: Path) -> Path:
     return folder
 
 
+def predict(segmenter: score.Segmenter, paths: list[Path], output: Path, *report: Any, **changes: Any) -> Done:
+    return prediction.predict(segmenter, WORDS, paths, output, {**SETTINGS, **changes}, *report)
+
+
 def files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
+def load(output: Path) -> COCO:
+    with contextlib.redirect_stdout(io.StringIO()):
+        return COCO(str(output / "predictions.json"))
+
+
 def test_predictions_are_a_coco_dataset_and_pictures(segmenter: score.Segmenter, images: Path, tmp_path: Path) -> None:
     paths, output = find_images(str(images)), tmp_path / "new" / "out"
-    reported: list[Prediction] = []
-    predictions = predict(segmenter, paths, output, CHOICE, "png", reported.append)
-    assert files(output) == ["pictures/a.png", "pictures/b.png", "predictions.json"]
-    assert reported == predictions and [item.size for item in predictions] == [(40, 60), (70, 50)]
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO(str(output / "predictions.json"))
-    assert [coco.cats[index]["name"] for index in sorted(coco.cats)] == NAMES
-    for path, image, prediction in zip(paths, coco.dataset["images"], predictions, strict=True):
+    reported: list[Result] = []
+    done = predict(segmenter, paths, output, lambda path, result: reported.append(result), picture="png")
+    assert files(output) == ["pictures/a.png", "pictures/b.png", "predictions.json", "predictions.jsonl"]
+    assert [item.size for item in reported] == [(40, 60), (70, 50)]
+    assert (done.images, done.before, done.failed) == (2, 0, []) and done.counts.total() == 10
+    coco = load(output)
+    assert [coco.cats[index]["name"] for index in sorted(coco.cats)] == WORDS
+    assert coco.dataset["info"]["top_k"] == 5
+    assert len(coco.anns) == len(coco.dataset["annotations"]) == 10
+    for path, image, result in zip(paths, coco.dataset["images"], reported, strict=True):
         assert image["file_name"] == path.name
-        expected = segmenter.segment(path, **CHOICE)
+        expected = segmenter.segment(path, WORDS, **CHOICE)
+        assert result == expected
         written = coco.loadAnns(coco.getAnnIds(imgIds=image["id"]))
-        assert len(written) == len(expected) == sum(prediction.counts.values()) > 0
+        assert len(written) == len(expected) > 0
         for item, found in zip(written, expected, strict=True):
             assert (coco.annToMask(item) == found.mask).all()
             assert item["category_id"] == found.label + 1 and item["score"] == pytest.approx(found.score, abs=1e-6)
@@ -66,26 +87,86 @@ def test_predictions_are_a_coco_dataset_and_pictures(segmenter: score.Segmenter,
             assert min(picture.size) >= 480 and abs(np.asarray(picture).mean() - plain) > 1
 
 
-def test_a_second_run_replaces_the_first(segmenter: score.Segmenter, images: Path, tmp_path: Path) -> None:
-    paths = find_images(str(images))
-    predict(segmenter, paths, tmp_path / "out", CHOICE, None)
-    assert files(tmp_path / "out") == ["predictions.json"]
-    before = (tmp_path / "out" / "predictions.json").read_text()
-    predict(segmenter, paths[:1], tmp_path / "out", CHOICE, "jpg")
-    assert files(tmp_path / "out") == ["pictures/a.jpg", "predictions.json"]
-    assert (tmp_path / "out" / "predictions.json").read_text() != before
+def test_a_second_run_goes_on(segmenter: score.Segmenter, images: Path, tmp_path: Path) -> None:
+    """Interrupted in its second image, and with a line cut off, it does what is left and no image twice."""
+    paths, output, whole = find_images(str(images)), tmp_path / "out", tmp_path / "whole"
+    predict(segmenter, paths, whole, picture="jpg")
+
+    def interrupt(path: Path, result: Result) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        predict(segmenter, paths, output, interrupt, picture="jpg")
+    assert files(output) == ["pictures/a.jpg", "predictions.jsonl"]
+    with (output / "predictions.jsonl").open("a") as file:
+        file.write('{"image": {"file_n')
+    seen: list[Path] = []
+    done = predict(segmenter, paths, output, lambda path, result: seen.append(path), picture="jpg")
+    assert (done.images, done.before) == (1, 1) and seen == [images / "b.jpg"]
+    assert files(output) == files(whole)
+    assert load(output).dataset == load(whole).dataset
+    assert predict(segmenter, paths, output, picture="jpg").before == 2
 
 
-def test_a_failure_leaves_nothing_behind(segmenter: score.Segmenter, images: Path, tmp_path: Path) -> None:
-    """The second image is gone by the time it is needed."""
-    paths = [images / "a.PNG", images / "gone.jpg"]
-    with pytest.raises(DataError, match=r"gone\.jpg"):
-        predict(segmenter, paths, tmp_path / "out", CHOICE, "jpg")
+def test_other_settings_are_refused_by_name(segmenter: score.Segmenter, images: Path, tmp_path: Path) -> None:
+    paths, output = find_images(str(images)), tmp_path / "out"
+    predict(segmenter, paths, output, picture="jpg")
+    before = (output / "predictions.json").read_bytes()
+    for change, named in (
+        ({"top_k": 2}, "another top_k;"),
+        ({"weights": "def", "score": 0.5}, "another score, weights;"),
+        ({"picture": None}, "another picture;"),
+    ):
+        with pytest.raises(OutputError, match=named):
+            predict(segmenter, paths, output, **{"picture": "jpg", **change})
+    with pytest.raises(OutputError, match="another vocabulary; set overwrite=true"):
+        prediction.predict(segmenter, ["quay"], paths, output, {**SETTINGS, "picture": "jpg"})
+    assert (output / "predictions.json").read_bytes() == before
+    (output / "pictures" / "mine.jpg").touch()
+    predict(segmenter, paths[:1], output, overwrite=True)
+    assert files(output) == ["pictures/mine.jpg", "predictions.json", "predictions.jsonl"]
+    assert len(load(output).imgs) == 1
+    (output / "predictions.jsonl").unlink()
+    with pytest.raises(OutputError, match="holds a predictions.json without"):
+        predict(segmenter, paths, output)
+
+
+def test_a_damaged_image_is_reported_and_the_others_go_on(
+    segmenter: score.Segmenter, images: Path, tmp_path: Path
+) -> None:
+    whole = (images / "a.PNG").read_bytes()
+    (images / "a.PNG").write_bytes(whole[:100])
+    paths, output = find_images(str(images)), tmp_path / "out"
+    reported: list[Any] = []
+    done = predict(segmenter, paths, output, lambda path, result: reported.append(result))
+    [failure] = done.failed
+    assert "a.PNG: cannot be read" in failure and isinstance(reported[0], DataError) and len(reported[1]) == 5
+    assert [item["file_name"] for item in load(output).dataset["images"]] == ["b.jpg"]
+    (images / "a.PNG").write_bytes(whole)
+    assert predict(segmenter, paths, output).images == 1  # mended, it is done
+    assert [item["file_name"] for item in load(output).dataset["images"]] == ["b.jpg", "a.PNG"]
+
+
+def test_where_no_image_can_be_read_nothing_is_written(
+    segmenter: score.Segmenter, images: Path, tmp_path: Path
+) -> None:
+    for path in find_images(str(images)):
+        path.write_bytes(b"none")
+    with pytest.raises(DataError, match=r"none of 2 images can be read: .*a\.PNG"):
+        predict(segmenter, find_images(str(images)), tmp_path / "out")
+    with pytest.raises(DataError, match=r"b\.jpg: cannot be read"):
+        predict(segmenter, [images / "b.jpg"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    predict(segmenter, paths[:1], tmp_path / "out", CHOICE, None)
-    with pytest.raises(DataError):
-        predict(segmenter, paths, tmp_path / "out", CHOICE, "jpg")
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["predictions.json"]
+
+
+def test_an_image_is_decoded_once(
+    segmenter: score.Segmenter, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    real = Image.open
+    monkeypatch.setattr(Image, "open", lambda path, *rest: opened.append(Path(path).name) or real(path, *rest))
+    predict(segmenter, find_images(str(images)), tmp_path / "out", picture="png")
+    assert opened == ["a.PNG", "b.jpg"]
 
 
 def test_images_of_one_name_get_pictures_of_their_own(segmenter: score.Segmenter, images: Path, tmp_path: Path) -> None:
@@ -93,58 +174,43 @@ def test_images_of_one_name_get_pictures_of_their_own(segmenter: score.Segmenter
     for name in ("a.png", "a_2.png"):
         Image.open(images / "a.PNG").save(tmp_path / "other" / name)
     paths = find_images([str(images / "a.PNG"), str(tmp_path / "other")])
-    predict(segmenter, paths, tmp_path / "out", CHOICE, "jpg")
-    assert files(tmp_path / "out") == ["pictures/a.jpg", "pictures/a_2.jpg", "pictures/a_2_2.jpg", "predictions.json"]
+    predict(segmenter, paths[:1], tmp_path / "first", picture="jpg")
+    predict(segmenter, paths, tmp_path / "out", picture="jpg")
+    assert files(tmp_path / "out" / "pictures") == ["a.jpg", "a_2.jpg", "a_2_2.jpg"]
+    assert [item["file_name"] for item in load(tmp_path / "out").dataset["images"]] == [
+        "images/a.PNG",
+        "other/a.png",
+        "other/a_2.png",
+    ]
 
 
-def test_vocabularies_come_as_lists_words_and_files(tmp_path: Path) -> None:
-    path = tmp_path / "words.txt"
-    path.write_text("ship\n\n  storage tank  # round\n# nothing\npool, swimming pool\n")
-    assert read_vocabulary(str(path)) == ["ship", "storage tank", "pool, swimming pool"]
-    assert read_vocabulary(["ship", 747]) == ["ship", "747"]  # type: ignore[list-item]
-    assert read_vocabulary("ship") == ["ship"]
-
-
-def test_vocabularies_that_are_none_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "empty.txt").write_text("# nothing\n")
-    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\xfa")
-    for source in ([], ["ship", "SHIP"], ["a-b", "a b"], [None], "", str(tmp_path / "empty.txt")):
-        with pytest.raises(ConfigError):
-            read_vocabulary(source)  # type: ignore[arg-type]
-    for name in ("missing.txt", "binary.txt"):
-        with pytest.raises(ConfigError, match=name):
-            read_vocabulary(str(tmp_path / name))
-
-
-def test_images_are_found_in_order_and_checked(images: Path, tmp_path: Path) -> None:
+def test_images_are_found_in_order(images: Path, tmp_path: Path) -> None:
     assert [path.name for path in find_images(str(images))] == ["a.PNG", "b.jpg"]
     assert [path.name for path in find_images([str(images / "b.jpg"), str(images)])] == ["b.jpg", "a.PNG"]
     (tmp_path / "none").mkdir()
-    (images / "broken.jpg").write_text("x")
-    for source, word in (
-        (str(tmp_path / "none"), "no image"),
-        ("missing.jpg", "missing.jpg"),
-        (str(images), "broken"),
-        ([], "none given"),
-    ):
+    for source, word in ((str(tmp_path / "none"), "no image"), ("missing.jpg", "missing.jpg"), ([], "none given")):
         with pytest.raises(DataError, match=word):
             find_images(source)
 
 
-def test_thresholds_that_cannot_be_meant_are_refused() -> None:
-    check_choice({**CHOICE, "top_k": None}, None)
+def test_settings_that_cannot_be_meant_are_refused() -> None:
+    check_settings({**SETTINGS, "top_k": None, "score": None})
     for key, value in (
         ("score", 2),
         ("score", "high"),
         ("overlap", -0.1),
         ("top_k", 0),
+        ("top_k", 2.5),
         ("min_area", None),
         ("score", True),
     ):
         with pytest.raises(ConfigError, match=key):
-            check_choice({**CHOICE, key: value}, "jpg")
+            check_settings({**SETTINGS, key: value})
+    for side, value in (("shortest", -5), ("shortest", 0), ("longest", "big")):
+        with pytest.raises(ConfigError, match=rf"resize\.{side}={value}: not a whole number"):
+            check_settings({**SETTINGS, "resize": {side: value}})
     with pytest.raises(ConfigError, match="gif"):
-        check_choice(CHOICE, "gif")
+        check_settings({**SETTINGS, "picture": "gif"})
 
 
 def test_outputs_that_cannot_be_written_are_refused(images: Path, tmp_path: Path) -> None:
@@ -164,3 +230,10 @@ def test_a_locked_folder_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(OutputError):
         check_output(tmp_path / "out")
+
+
+def test_lines_are_json(segmenter: score.Segmenter, images: Path, tmp_path: Path) -> None:
+    predict(segmenter, find_images(str(images)), tmp_path / "out")
+    settings, *lines = map(json.loads, (tmp_path / "out" / "predictions.jsonl").read_text().splitlines())
+    assert settings["vocabulary"] == WORDS
+    assert [line["image"]["file_name"] for line in lines] == ["a.PNG", "b.jpg"]
