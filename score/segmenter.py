@@ -20,6 +20,8 @@ from score.names import is_seen
 from score.result import Found, Result
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from score.model.classifier import Ensemble
     from score.model.score import SCORE, Regions
     from score.model.vocabulary import Vocabulary

@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from score.app.command import command, plain
@@ -33,7 +32,7 @@ def main(config: DictConfig) -> None:
 
     checks.check_numbers(config)
     runtime.log_to_stdout()
-    settings = {key: as_typed(key, value) for key, value in plain(config).items()}
+    settings = plain(config)
     prediction.check_settings(settings)
     words = read_words(settings["vocabulary"])
     images = prediction.find_images(settings["images"])
@@ -59,13 +58,3 @@ def main(config: DictConfig) -> None:
     if done.failed:
         print(f"{len(done.failed)} of {len(images)} images could not be read:", *done.failed, sep="\n", file=sys.stderr)
         sys.exit(1)
-
-
-def as_typed(key: str, value: object) -> object:
-    """A path or a word that Hydra took for a number or a switch (``images=2024_01``, ``vocabulary=5``), as text."""
-    if key not in ("model", "images", "vocabulary", "output") or isinstance(value, str | dict):
-        return value
-    if isinstance(value, list):
-        return [item if isinstance(item, dict | list) or item is None else str(item) for item in value]
-    typed = [item.partition("=")[2] for item in HydraConfig.get().overrides.task if item.startswith(f"{key}=")]
-    return typed[-1] if typed else str(value)

@@ -128,7 +128,7 @@ def read_calibration(path: Path) -> Calibration:
         WeightsError: it is damaged.
     """
     content = _read_yaml(path)
-    values = [content.get(key) for key in ("seen", "unseen")]
+    values: list[Any] = [content.get(key) for key in ("seen", "unseen")]
     words = content.get("background", [])
     if not all(type(value) in (int, float) and 0 <= value <= 1 for value in values) or not isinstance(words, list):
         raise WeightsError(f"cannot read {path} (seen and unseen are no scores in 0 .. 1); calibrate the model anew")

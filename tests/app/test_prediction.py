@@ -15,6 +15,7 @@ from pycocotools.coco import COCO
 import score
 from score.app import prediction
 from score.app.prediction import Done, check_output, check_settings, find_images
+from score.data import images as data_images
 from score.errors import ConfigError, DataError, OutputError
 from score.result import Result
 from tests.tiny_model import tiny_folder
@@ -163,8 +164,8 @@ def test_an_image_is_decoded_once(
     segmenter: score.Segmenter, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[str] = []
-    real = Image.open
-    monkeypatch.setattr(Image, "open", lambda path, *rest: opened.append(Path(path).name) or real(path, *rest))
+    real = data_images._pixels
+    monkeypatch.setattr(data_images, "_pixels", lambda image, at: opened.append(Path(at).name) or real(image, at))
     predict(segmenter, find_images(str(images)), tmp_path / "out", picture="png")
     assert opened == ["a.PNG", "b.jpg"]
 

@@ -66,8 +66,8 @@ def test_folders_and_words_may_be_numbers(model: Path, images: Path, tmp_path: P
     assert done.code == 0, done.err
     found = json.loads((tmp_path / "20240116" / "predictions.json").read_text())
     assert [item["name"] for item in found["categories"]] == ["5"] and len(found["images"]) == 2
-    done = call("predict", "model=2024", "images=[2024_01]", "output=1e5", "vocabulary=[5,747]", *ALL)
-    assert (done.code == 0 and (tmp_path / "1e5").is_dir()) or "2024" in done.err, done.err
+    done = call("predict", "model=2024", "images=2024_01", "output=1e5", "vocabulary=[5,747]", *ALL)
+    assert done.code == 0 and (tmp_path / "1e5").is_dir(), done.err
 
 
 def test_a_damaged_image_among_others_is_said_at_the_end(model: Path, images: Path, tmp_path: Path, call: Call) -> None:
@@ -99,7 +99,7 @@ def test_other_settings_need_to_say_overwrite(model: Path, images: Path, call: C
         ("output=images/a.png", "error: cannot write to images/a.png"),
         ("vocabulary={0:ship,1:plane}", "error: vocabulary={0: 'ship', 1: 'plane'}: not names; give a list"),
         ("score=high", "error: score=high: not a number in 0 .. 1, or null"),
-        ("top_k=2.5", "error: top_k=2.5: not a whole number of at least 1, or null"),
+        ("top_k=2.5", "error: top_k=2.5: it takes a whole number"),
         ("resize.shortest=0", "error: resize.shortest=0: not a whole number of at least 1, or null"),
         ("scor=0.5", "error: scor: no such setting (did you mean score?)"),
     ],

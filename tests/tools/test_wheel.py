@@ -24,9 +24,8 @@ TINY = (
 IN_PYTHON = """
 import score
 assert "checkout" not in score.__file__
-segmenter = score.Segmenter(score.load_model("run"))
-segmenter.set_vocabulary(["ship", "kite"])
-print(score.__file__, len(segmenter.segment("data/images/001.png", score=0)))
+segmenter = score.Segmenter.from_pretrained("run")
+print(score.__file__, len(segmenter.segment("data/images/001.png", ["ship", "kite"], score=0)))
 """
 
 pytestmark = pytest.mark.slow
