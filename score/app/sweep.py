@@ -6,7 +6,6 @@ the others. Other caps (``top_k=[100,300]``) and other words for classes (``name
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -16,14 +15,11 @@ from score.app.command import command, plain, typed
 
 @command("commands/sweep")
 def main(config: DictConfig) -> None:
-    from detectron2.data import MetadataCatalog
-
     import score.engine.evaluate as inference  # not before the settings have been read: PyTorch takes seconds
     from score import runtime
     from score.engine import checks
-    from score.files import check_writable, save_json, write_whole
+    from score.files import check_writable
     from score.studies import sweep as sweeps
-    from score.studies.grid import as_json, heat_map, table
     from score.studies.study import Study
 
     checks.check_numbers(config)
@@ -45,25 +41,6 @@ def main(config: DictConfig) -> None:
             pass  # every process its share
     if not runtime.part_processes():
         return
-    grid = {"alphas": list(config.alphas), "betas": list(config.betas), "max_detections": config.max_detections}
-    picked = None
-    if validation:
-        found = sweeps.grids(study, validation, **grid, top_k=caps[-1:])[0]
-        picked = sweeps.pick(found, validation, study.model.ensemble, config.group, config.metric)
-    for dataset in datasets:
-        grids = exacts = sweeps.grids(study, dataset, **grid, top_k=caps, words=words)
-        if picked and not (picked.alpha in config.alphas and picked.beta in config.betas):
-            own = {**grid, "alphas": [picked.alpha], "betas": [picked.beta]}
-            exacts = sweeps.grids(study, dataset, **own, top_k=caps, words=words)
-        for cap, found, exact in zip(caps, grids, exacts, strict=True):
-            name = dataset if len(caps) == 1 else f"{dataset}_top{cap}"
-            print(f"\n{name}\n{table(found, config.group, config.metric)}")
-            tuned = shared[dataset] > 0
-            print(sweeps.verdict(found, dataset, config.group, config.metric, picked, exact, tuned))
-            picture = heat_map(found, config.group, config.metric, name)
-            write_whole(output / f"{name}.png", functools.partial(Path.write_bytes, data=picture))
-            classes = MetadataCatalog.get(dataset).thing_classes
-            facts = {"dataset": dataset, "limit": config.limit, "top_k": cap, "names": words}
-            chosen = {"group": config.group, "metric": config.metric, "picked": picked, "tuned_on_target": tuned}
-            save_json(output / f"{name}.json", {**came_from, **facts, **chosen, **as_json(found, classes)})
+    for text in sweeps.run(config, study, datasets, validation, words, caps, shared, came_from):
+        print(f"\n{text}")
     print(f"\n{output}: a heat map and a JSON for each table")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from detectron2.data import MetadataCatalog
@@ -16,10 +17,10 @@ from score.data.loaders import test_records
 from score.engine.evaluators import choose
 from score.engine.predictions import renamed
 from score.errors import ConfigError, DataError
-from score.files import sha256
+from score.files import save_json, sha256, write_whole
 from score.model.classifier import Ensemble
 from score.names import is_seen, normalise
-from score.studies.grid import Grid, Group, Metric, candidates, sweep
+from score.studies.grid import Grid, Group, Metric, as_json, candidates, heat_map, sweep, table
 from score.studies.study import Study
 
 logger = logging.getLogger(__name__)
@@ -68,6 +69,54 @@ def grids(
         seconds = time.perf_counter() - start
         logger.info(f"{dataset}: {len(top_k) * len(alphas) * len(betas)} cells in {seconds:.1f} s")
     return found
+
+
+def run(
+    config: DictConfig,
+    study: Study,
+    datasets: Sequence[str],
+    validation: str | None,
+    words: Mapping[str, str] | None,
+    caps: Sequence[int],
+    shared: Mapping[str, int],
+    came_from: Mapping[str, Any],
+) -> Iterator[str]:
+    """Sweep datasets one by one; a heat map and a JSON of each go to ``config.output``.
+
+    Args:
+        config: of the command ``sweep``.
+        study: the model.
+        datasets, validation: registered names.
+        words, caps: as :func:`grids` has them.
+        shared: as :func:`check_datasets` gives it.
+        came_from: what figures come from; it is kept with them.
+
+    Yields:
+        What to say of each dataset and cap.
+    """
+    output, group, metric = Path(config.output), config.group, config.metric
+    grid: dict[str, Any] = {"alphas": list(config.alphas), "betas": list(config.betas)}
+    grid["max_detections"] = config.max_detections
+    picked = None
+    if validation:
+        found = grids(study, validation, **grid, top_k=caps[-1:])[0]
+        picked = pick(found, validation, study.model.ensemble, group, metric)
+    for dataset in datasets:
+        own = exacts = grids(study, dataset, **grid, top_k=caps, words=words)
+        if picked and not (picked.alpha in config.alphas and picked.beta in config.betas):
+            pair = {**grid, "alphas": [picked.alpha], "betas": [picked.beta]}
+            exacts = grids(study, dataset, **pair, top_k=caps, words=words)
+        for cap, found, exact in zip(caps, own, exacts, strict=True):
+            name = dataset if len(caps) == 1 else f"{dataset}_top{cap}"
+            tuned = shared[dataset] > 0
+            picture = heat_map(found, group, metric, name)
+            write_whole(output / f"{name}.png", functools.partial(Path.write_bytes, data=picture))
+            facts = {"dataset": dataset, "limit": config.limit, "top_k": cap, "names": words}
+            chosen = {"group": group, "metric": metric, "picked": picked, "tuned_on_target": tuned}
+            figures = as_json(found, MetadataCatalog.get(dataset).thing_classes)
+            save_json(output / f"{name}.json", {**came_from, **facts, **chosen, **figures})
+            said = verdict(found, dataset, group, metric, picked, exact, tuned)
+            yield f"{name}\n{table(found, group, metric)}\n{said}"
 
 
 def pick(grid: Grid, dataset: str, own: Ensemble, group: Group, metric: Metric) -> Pick:
