@@ -16,9 +16,10 @@ from score.app.command import command, plain, typed
 @command("align")
 def main(config: DictConfig) -> None:
     from score import runtime
-    from score.engine import align  # not before the settings have been read: PyTorch takes seconds
+    from score.engine import align, checks  # not before the settings have been read: PyTorch takes seconds
     from score.files import check_writable
 
+    checks.check_numbers(config)
     runtime.log_to_stdout()
     output = Path(config.output)
     check_writable(output.parent)

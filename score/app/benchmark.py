@@ -26,7 +26,6 @@ def main(config: DictConfig) -> None:
     from score.studies.study import Study
 
     checks.check_numbers(config)
-    checks.check_number("top_k", config.top_k, checks.Number(int, 1))
     start = time.time()
     runtime.join_processes(config.runtime.device)
     runtime.log_to_stdout()

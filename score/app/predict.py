@@ -30,7 +30,7 @@ def main(config: DictConfig) -> None:
     from score.segmenter import Segmenter
     from score.weights import folder
 
-    checks.check_numbers(config)
+    checks.check_numbers(config, top_k=checks.MAYBE_COUNT)
     runtime.log_to_stdout()
     settings = plain(config)
     prediction.check_settings(settings)

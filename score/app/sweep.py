@@ -22,7 +22,7 @@ def main(config: DictConfig) -> None:
     from score.studies import sweep as sweeps
     from score.studies.study import Study
 
-    checks.check_numbers(config)
+    checks.check_numbers(config, top_k=checks.COUNT._replace(many=True))
     sweeps.check(config)
     runtime.join_processes(config.runtime.device)
     runtime.log_to_stdout()

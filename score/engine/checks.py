@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from score.errors import ConfigError, OutputError
 from score.files import check_writable
@@ -16,59 +16,50 @@ from score.weights import folder as model_folder
 
 
 class Number(NamedTuple):
-    """What a setting has to be: its kind, its bounds, and whether it may be null."""
+    """What a setting has to be: its kind, its bounds, and whether it may be null or a list of such numbers."""
 
     kind: type
     least: float
     most: float = math.inf
     optional: bool = False
+    many: bool = False
 
 
-SHARE = Number(float, 0, 1, optional=True)
-NUMBERS = {  # of all commands; a name that two of them have means the same in both
-    "seed": Number(int, 0),
-    "optim.iterations": Number(int, 1),
-    "optim.batch_size": Number(int, 1),
-    "optim.lr": Number(float, 0),
-    "optim.weight_decay": Number(float, 0),
-    "optim.clip_norm": Number(float, 0),
-    "optim.warmup": Number(int, 0),
-    "optim.warmup_factor": Number(float, 0),
-    "optim.checkpoint_period": Number(int, 1),
-    "optim.checkpoints": Number(int, 1),
-    "optim.eval_period": Number(int, 0),
-    "optim.log_period": Number(int, 1),
-    "runtime.gpus": Number(int, 1),
-    "runtime.workers": Number(int, 0),
-    "runtime.threads": Number(int, 1, optional=True),
-    "evaluation.max_detections": Number(int, 1),
-    "evaluation.pictures": Number(int, 0),
-    "evaluation.limit": Number(int, 1, optional=True),
-    "limit": Number(int, 1, optional=True),
-    "max_detections": Number(int, 1),
-    "pictures": Number(int, 0),
-    "shuffle_vocabulary": Number(int, 0, optional=True),
-    "min_score": Number(float, 0, 1),
-    "background": SHARE,
-    "resize.shortest": Number(int, 1, optional=True),
-    "resize.longest": Number(int, 1, optional=True),
-    "ensemble.alpha": SHARE,
-    "ensemble.beta": SHARE,
+COUNT, FROM_0, POSITIVE, SHARE = Number(int, 1), Number(int, 0), Number(float, 0), Number(float, 0, 1)
+MAYBE_COUNT, MAYBE_SHARE = COUNT._replace(optional=True), SHARE._replace(optional=True)
+_KEYS = {  # of all commands; a name that two of them have means the same in both
+    COUNT: """optim.iterations optim.batch_size optim.checkpoint_period optim.checkpoints optim.log_period runtime.gpus
+        input.train.size input.test.shortest input.test.longest max_detections evaluation.max_detections top_k
+        regions.longest learn.hidden_dim learn.steps learn.batch_size""",
+    MAYBE_COUNT: """limit evaluation.limit runtime.threads resize.shortest resize.longest input.train.max_instances
+        regions.per_class""",
+    FROM_0: """seed runtime.workers pictures evaluation.pictures optim.warmup optim.eval_period input.train.image_pad
+        regions.views learn.warmup""",
+    FROM_0._replace(optional=True): "shuffle_vocabulary",
+    POSITIVE: """optim.lr optim.weight_decay optim.clip_norm optim.warmup_factor min_area learn.lr learn.weight_decay
+        learn.temperature""",
+    POSITIVE._replace(many=True): "input.train.scale regions.scale",
+    SHARE: "min_score overlap input.train.flip learn.dropout learn.balance",
+    MAYBE_SHARE: "score background ensemble.alpha ensemble.beta",
+    SHARE._replace(many=True): "alphas betas",
 }
+NUMBERS = {key: number for number, keys in _KEYS.items() for key in keys.split()}
 PRODUCTS = ("checkpoints", "evaluation", "pictures", "metrics.json", *model_folder.FILES)
+STUDIES = ("benchmark", "sweep", "predictions")
 
 
-def check_numbers(config: DictConfig) -> None:
+def check_numbers(config: DictConfig, **own: Number) -> None:
     """Refuse words, fractions and negative numbers where a count is needed; Hydra takes anything.
 
     Args:
         config: of any command; what it has of :data:`NUMBERS` is checked.
+        own: what the command takes that others do not.
 
     Raises:
         ConfigError: naming the setting.
     """
     absent = object()
-    for key, number in NUMBERS.items():
+    for key, number in {**NUMBERS, **own}.items():
         value = OmegaConf.select(config, key, default=absent)
         if value is not absent:
             check_number(key, value, number)
@@ -83,10 +74,14 @@ def check_number(key: str, value: Any, number: Number) -> None:
     if value is None and number.optional:
         return
     kinds = (int,) if number.kind is int else (int, float)
-    if type(value) not in kinds or not number.least <= value <= number.most:
+    values = list(value) if number.many and isinstance(value, list | ListConfig) else [value]
+    if not values or any(
+        type(item) not in kinds or not math.isfinite(item) or not number.least <= item <= number.most for item in values
+    ):
         what = "a whole number" if number.kind is int else "a number"
         bounds = f"of at least {number.least}" if number.most == math.inf else f"in {number.least} .. {number.most}"
-        raise ConfigError(f"{key}={value}: not {what} {bounds}{', or null' if number.optional else ''}")
+        more = ", or null" * number.optional + ", or a list of such" * number.many
+        raise ConfigError(f"{key}={value}: not {what} {bounds}{more}")
 
 
 def check_processes(config: DictConfig, world_size: int) -> None:
@@ -127,8 +122,8 @@ def check_output(output: Path, resume: bool | str, overwrite: bool) -> None:
 
 
 def clear(output: Path) -> None:
-    """Remove what a run writes, and nothing else."""
-    for path in [*(output / name for name in PRODUCTS), *output.glob("events.out.tfevents.*")]:
+    """Remove what a run and studies of it write, and nothing else."""
+    for path in [*(output / name for name in PRODUCTS + STUDIES), *output.glob("events.out.tfevents.*")]:
         if path.is_dir():
             shutil.rmtree(path)
         else:

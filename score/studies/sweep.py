@@ -213,13 +213,6 @@ def check(config: DictConfig) -> None:
         raise ConfigError(f"names={config.names}: not other words for classes, as in names='{{ship: \"ship,boat\"}}'")
     if isinstance(config.validation, ListConfig):
         raise ConfigError(f"validation={config.validation}: more than one; name one dataset")
-    for key in ("alphas", "betas"):
-        values = config[key]
-        if not values or not all(type(value) in (int, float) and 0 <= value <= 1 for value in values):
-            raise ConfigError(f"{key}={values}: not a list of numbers in 0 .. 1")
     for key, choices in (("metric", get_args(Metric)), ("group", get_args(Group))):
         if config[key] not in choices:
             raise ConfigError(f"{key}={config[key]}: not one of {', '.join(choices)}")
-    caps = config.top_k if isinstance(config.top_k, ListConfig) else [config.top_k]
-    if not caps or not all(type(value) is int and value >= 1 for value in caps):
-        raise ConfigError(f"top_k={config.top_k}: not a whole number of at least 1, or a list of such")
