@@ -47,3 +47,16 @@ def tiny_data(
         content["images"].append({"id": image_id, "file_name": name, "width": size, "height": size})
     (folder / "instances.json").write_text(json.dumps(content))
     return {"json": str(folder / "instances.json"), "images": str(folder / "images")}
+
+
+def tiny_maps(folder: Path, images: int = 4, size: int = 64, classes: int = 3) -> None:
+    """Write squares of one colour a class in stripes, and their label images; a corner is unlabelled."""
+    for name in ("images", "labels"):
+        (folder / name).mkdir(parents=True)
+    for number in range(images):
+        stripes = (np.arange(size) * 4 // size + number) % classes
+        labels = np.tile(stripes.astype(np.uint8), (size, 1))
+        pixels = 60 + 60 * labels[..., None].repeat(3, axis=2)
+        labels[:8, :8] = 255
+        Image.fromarray(pixels).save(folder / "images" / f"{number}.jpg")
+        Image.fromarray(labels).save(folder / "labels" / f"{number}.png")

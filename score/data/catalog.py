@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -189,6 +189,34 @@ def custom(json: Path, images: Path, name: str = "custom", *, outside: bool = Fa
         outside=outside,
         left_out=left_out,
     )
+    return _enter(name, source)
+
+
+def custom_maps(images: Path, labels: Path, classes: Sequence[str], name: str = "custom") -> str:
+    """Register one's own label images.
+
+    Args:
+        images: a folder.
+        labels: a folder with ``NAME.png`` for each image ``NAME.*``: values are positions in ``classes``, 255 is
+            unlabelled.
+        classes: names in the order of the values.
+        name: to register it as; a number is appended where other files already have it.
+
+    Returns:
+        The registered name.
+
+    Raises:
+        DataError: a class name is empty or said twice; files are checked when they are loaded.
+    """
+    try:
+        names = tuple(check(classes, "its classes"))
+    except ConfigError as error:
+        raise DataError(f"{labels}: {error}") from error
+    return _enter(name, _Source(names=names, json=None, images=images, labels=labels, states_names="its entry"))
+
+
+def _enter(name: str, source: _Source) -> str:
+    """Register a source under a name, or the first free one like it."""
     free, number = name, 1
     while free in DatasetCatalog.list() and _registered(free) != source:
         number += 1
@@ -262,7 +290,7 @@ def load(name: str) -> list[dict[str, Any]]:
 def _load(name: str, source: _Source) -> list[dict[str, Any]]:
     """Read, check and convert; what the catalog calls."""
     if source.images is not None and source.labels is not None:
-        return read_folders(source.images, source.labels)
+        return read_folders(source.images, source.labels, len(source.names))
     if source.json is None or source.images is None:
         raise DataError(f"{name}: no root of datasets is set; set {ROOT_VARIABLE}=FOLDER or paths.datasets=FOLDER")
     if source.draw is not None:

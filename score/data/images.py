@@ -51,7 +51,7 @@ def read_image(source: ImageLike, size: tuple[int, int] | None = None) -> NDArra
             read_size(file)
         pixels = _pixels(source, file or "a Pillow image")
     else:
-        with _opened(source) as image:
+        with opened(source) as image:
             pixels = _pixels(image, source)
     check_size(str(source), (pixels.shape[1], pixels.shape[0]), size)
     return pixels
@@ -63,7 +63,7 @@ def read_size(path: str | Path) -> tuple[int, int]:
     Raises:
         DataError: there is no such file, its header cannot be read, or it is of a kind that :func:`read_image` refuses.
     """
-    with _opened(path) as image:
+    with opened(path) as image:
         _check_depth(image, path)
         width, height = image.size
         # only where the header has EXIF: asked for it, Pillow decodes a whole PNG to see whether some follows
@@ -120,7 +120,7 @@ def _jpeg2000_bits(image: ImageFile.ImageFile) -> int:
 
 
 @contextlib.contextmanager
-def _opened(path: str | Path) -> Iterator[ImageFile.ImageFile]:
+def opened(path: str | Path) -> Iterator[ImageFile.ImageFile]:
     """A file as Pillow opens it, for as long as it is needed; what goes wrong meanwhile is the file's fault."""
     try:
         with open(path, "rb") as file:

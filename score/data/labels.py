@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from score.data.images import SUFFIXES, read_size
+from score.data.images import SUFFIXES, opened, read_size
 from score.errors import DataError
 
 LABELS = ".png"
@@ -17,12 +16,12 @@ UNLABELLED = 255
 """The value of pixels that do not count."""
 
 
-def read_folders(images: Path, labels: Path) -> list[dict[str, Any]]:
+def read_folders(images: Path, labels: Path, classes: int) -> list[dict[str, Any]]:
     """List images with their label images, ``NAME.png`` for ``NAME.*``, in order of their names.
 
     Returns:
-        detectron2's dicts: ``file_name``, ``sem_seg_file_name``, ``height``, ``width``, ``image_id`` (from 1 on), and
-        empty ``annotations``.
+        detectron2's dicts: ``file_name``, ``sem_seg_file_name``, ``classes`` (how many there are), ``height``,
+        ``width``, ``image_id`` (from 1 on), and empty ``annotations``.
 
     Raises:
         DataError: a folder is missing or empty, an image has no label image, or cannot be read.
@@ -45,6 +44,7 @@ def read_folders(images: Path, labels: Path) -> list[dict[str, Any]]:
             {
                 "file_name": str(path),
                 "sem_seg_file_name": str(labels / f"{path.stem}{LABELS}"),
+                "classes": classes,
                 "height": height,
                 "width": width,
                 "image_id": number,
@@ -69,13 +69,8 @@ def read_labels(path: str | Path, classes: int, size: tuple[int, int]) -> NDArra
         DataError: no such file, another size, more than one channel, values that are no whole numbers from 0 on, or
             one that is no class.
     """
-    try:
-        with Image.open(path) as image:
-            labels = np.asarray(image)
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(
-            f"{path}: cannot be read as a label image ({type(error).__name__}); replace the file"
-        ) from error
+    with opened(path) as image:
+        labels = np.asarray(image)
     if labels.shape != size:
         raise DataError(
             f"{path}: labels of shape {labels.shape} for an image of height, width {size}; replace the file"

@@ -75,7 +75,11 @@ def train_loader(name: str, mapper: Mapper, batch_size: int, workers: int, seed:
         DataError: the dataset cannot be used, or no image has an annotation.
     """
     records = load(name)
-    annotated = [record for record in records if any(not item["iscrowd"] for item in record["annotations"])]
+    annotated = [
+        record
+        for record in records
+        if "sem_seg_file_name" in record or any(not item["iscrowd"] for item in record["annotations"])
+    ]
     if not annotated:
         raise DataError(f"{name}: no image has an annotation that is not a crowd; there is nothing to learn from")
     logger.info("%s: %d of %d images have annotations", name, len(annotated), len(records))

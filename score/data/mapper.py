@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from score import masks
 from score.data.images import read_image
+from score.data.labels import UNLABELLED, read_labels
 
 Record = dict[str, Any]
 
@@ -53,7 +54,7 @@ class TrainMapper:
         Returns:
             ``image`` ``[3, size, size]`` uint8 RGB, ``height`` and ``width`` of it, ``image_id``, ``file_name``, and
             ``instances`` with ``gt_classes`` int64 ``[N]`` and ``gt_masks`` (``BitMasks``, bool ``[N, size, size]``);
-            N may be 0.
+            N may be 0. Of a label image, all that shows a class is one instance.
 
         Raises:
             DataError: the image cannot be read or has another size than stated.
@@ -61,7 +62,10 @@ class TrainMapper:
         pixels = read_image(record["file_name"], (record["width"], record["height"]))
         rng = np.random.default_rng([self.seed, record["position"]]) if "position" in record else self._rng
         transform = self._draw(rng, *pixels.shape[:2])
-        classes, kept = self._instances(rng, record.get("annotations", ()), transform)
+        if "sem_seg_file_name" in record:
+            classes, kept = _regions(record, transform)
+        else:
+            classes, kept = self._instances(rng, record.get("annotations", ()), transform)
         instances = Instances((self.size, self.size))
         instances.gt_classes = torch.tensor(classes, dtype=torch.int64)
         stacked = np.stack(kept) if kept else np.zeros((0, self.size, self.size), dtype=bool)
@@ -103,6 +107,15 @@ class TrainMapper:
         found = [(item["category_id"], rasterise(item["segmentation"], transform, crop)) for item in candidates]
         seen = [(label, mask) for label, mask in found if mask.any()]
         return [label for label, _ in seen], [mask for _, mask in seen]
+
+
+def _regions(record: Record, transform: T.TransformList) -> tuple[list[int], list[NDArray[np.bool_]]]:
+    """The classes that a label image shows after a transform, and all of each in one mask; others are unlabelled."""
+    labels = read_labels(record["sem_seg_file_name"], record["classes"], (record["height"], record["width"]))
+    kind = np.uint8 if record["classes"] < UNLABELLED else np.float32  # 0 is unlabelled here, as padding is
+    seen = transform.apply_segmentation((labels + 1).astype(kind))
+    found = [int(value) for value in np.unique(seen) if value]
+    return [value - 1 for value in found], [seen == value for value in found]
 
 
 class TestMapper:

@@ -122,9 +122,10 @@ def place(output: Path, dataset: str, changes: Sequence[str]) -> tuple[str, str 
     """What the figures of a dataset are called in a folder, where another JSON of its name may have some already.
 
     Returns:
-        The dataset's name, with a number if another's figures stand under it, and its JSON.
+        The dataset's name, with a number if another's figures stand under it, and its JSON or labels.
     """
-    file = MetadataCatalog.get(dataset).get("json_file")
+    found = MetadataCatalog.get(dataset)
+    file = found.get("json_file") or found.get("label_root")
     own = str(Path(file).resolve()) if file else None
     for number in itertools.count(1):
         title = dataset if number == 1 else f"{dataset}_{number}"
@@ -138,7 +139,8 @@ def register(entries: Any, root: str | Path | None, *, learn: bool = False) -> l
     """Register the known datasets and one's own.
 
     Args:
-        entries: the name of a dataset, one's own as ``{json: FILE, images: FOLDER}``, or a list of such. With
+        entries: the name of a dataset, one's own as ``{json: FILE, images: FOLDER}``, or as
+            ``{images: FOLDER, labels: FOLDER, classes: NAMES}`` for label images, or a list of such. With
             ``outside: true`` file names may lead out of the folder.
         root: of the datasets' working layout, or None.
         learn: whether to learn from them: categories of one's own without instances then are no classes, unless the
@@ -161,6 +163,11 @@ def register(entries: Any, root: str | Path | None, *, learn: bool = False) -> l
 def _registered(entry: Any, learn: bool) -> str:
     if isinstance(entry, str):
         return catalog.require(entry)
+    if isinstance(entry, Mapping | DictConfig) and set(entry) == {"images", "labels", "classes"}:
+        labels, classes = Path(str(entry["labels"])), entry["classes"]
+        if not isinstance(classes, list | ListConfig):
+            raise ConfigError(f"classes={classes}: give a list of the names, in the order of the label images' values")
+        return catalog.custom_maps(Path(str(entry["images"])), labels, list(map(str, classes)), labels.name)
     places, switches = ("json", "images"), ("outside", "empty_classes")
     if (
         not isinstance(entry, Mapping | DictConfig)
@@ -168,8 +175,8 @@ def _registered(entry: Any, learn: bool) -> str:
         or not all(isinstance(entry.get(key, False), bool) for key in switches)
     ):
         raise ConfigError(
-            f"dataset {entry}: not readable; give a name, or {{json: FILE, images: FOLDER}}, and beside them "
-            "outside: true or empty_classes: true"
+            f"dataset {entry}: not readable; give a name, or {{json: FILE, images: FOLDER}}, beside them "
+            "outside: true or empty_classes: true, or {images: FOLDER, labels: FOLDER, classes: [NAMES]}"
         )
     file = Path(str(entry["json"]))
     return catalog.custom(

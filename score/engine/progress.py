@@ -32,6 +32,7 @@ class DatasetFacts(NamedTuple):
     annotated: int
     instances: int
     digest: str
+    unit: str = "instances"  # what is counted so, else label images
 
 
 def facts(name: str) -> DatasetFacts:
@@ -41,11 +42,21 @@ def facts(name: str) -> DatasetFacts:
         DataError: there is no such dataset, or it cannot be used.
     """
     records = load(name)
-    counts = [sum(not item.get("iscrowd", 0) for item in record.get("annotations", ())) for record in records]
+    maps = MetadataCatalog.get(name).evaluator_type == "sem_seg"
+    counts = [maps or sum(not item.get("iscrowd", 0) for item in record.get("annotations", ())) for record in records]
     classes = list(MetadataCatalog.get(name).thing_classes)
-    named = [{**record, "file_name": Path(record["file_name"]).name} for record in records]
+    paths = ("file_name", "sem_seg_file_name")
+    named = [{**record, **{key: Path(record[key]).name for key in paths if key in record}} for record in records]
     digest = hashlib.sha256(json.dumps(named, sort_keys=True, default=str).encode()).hexdigest()[:16]
-    return DatasetFacts(name, classes, len(records), sum(count > 0 for count in counts), sum(counts), digest)
+    return DatasetFacts(
+        name,
+        classes,
+        len(records),
+        sum(count > 0 for count in counts),
+        sum(counts),
+        digest,
+        "label images" if maps else "instances",
+    )
 
 
 def describe(model: nn.Module, train: DatasetFacts, tests: Sequence[DatasetFacts], settings: dict[str, Any]) -> str:
@@ -57,7 +68,7 @@ def describe(model: nn.Module, train: DatasetFacts, tests: Sequence[DatasetFacts
         settings: further lines, title to value.
     """
     lines = [
-        ("train", f"{train.name}: {train.annotated:,} images with {train.instances:,} instances"),
+        ("train", f"{train.name}: {train.annotated:,} images with {train.instances:,} {train.unit}"),
         ("classes", f"{len(train.classes)}: {', '.join(train.classes)}"),
     ]
     for test in tests:
@@ -66,7 +77,8 @@ def describe(model: nn.Module, train: DatasetFacts, tests: Sequence[DatasetFacts
         lines.append(
             (
                 "test",
-                f"{test.name}: {test.images:,} images, {test.instances:,} instances, {len(test.classes)} classes{new}",
+                f"{test.name}: {test.images:,} images, {test.instances:,} {test.unit}, "
+                f"{len(test.classes)} classes{new}",
             )
         )
     lines += [

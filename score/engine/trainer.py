@@ -172,7 +172,7 @@ class Session:
         """What must stay the same when a run goes on, setting to value."""
         data, model = self.data, self.model
         return {
-            "data.train": f"{data.images} images with {data.instances} instances, hash {data.digest}",
+            "data.train": f"{data.images} images with {data.instances} {data.unit}, hash {data.digest}",
             "classes": ", ".join(data.classes),
             "seed": self.config.seed,
             "optim.batch_size": self.config.optim.batch_size,
@@ -273,7 +273,7 @@ class Session:
         figures = "\n\n".join(f"{name}\n\n```\n{overview(result)}\n```" for name, result in self.results.items())
         data, optim = self.data, self.config.optim
         facts = [
-            f"data: {data.name}, {data.annotated:,} images with {data.instances:,} instances{_licence(data)}",
+            f"data: {data.name}, {data.annotated:,} images with {data.instances:,} {data.unit}{_licence(data)}",
             f"command: `{command}`",
             f"started from: {self.config.init or 'random weights'}",
             f"schedule: {optim.iterations:,} iterations of {optim.batch_size} images",

@@ -19,7 +19,6 @@ from score.files import cache_folder, write_whole
 from score.model.towers.base import Tower
 from score.names import check, synonyms
 
-
 logger = logging.getLogger(__name__)
 
 

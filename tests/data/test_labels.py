@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from detectron2.data import MetadataCatalog
 from PIL import Image
 
 from score.data import catalog
-from score.data.labels import read_folders, read_labels
+from score.data.labels import UNLABELLED, read_folders, read_labels
+from score.data.mapper import TrainMapper
 from score.errors import DataError
 
 
@@ -23,7 +25,7 @@ def write(folder: Path, names: list[str], size: tuple[int, int] = (20, 16)) -> N
 def test_images_meet_their_labels(tmp_path: Path) -> None:
     write(tmp_path / "images", ["b.jpg", "a.png"])
     write(tmp_path / "labels", ["a.png", "b.png", "c.png"])
-    records = read_folders(tmp_path / "images", tmp_path / "labels")
+    records = read_folders(tmp_path / "images", tmp_path / "labels", 2)
     assert [(Path(r["file_name"]).name, Path(r["sem_seg_file_name"]).name) for r in records] == [
         ("a.png", "a.png"),
         ("b.jpg", "b.png"),
@@ -37,13 +39,13 @@ def test_images_meet_their_labels(tmp_path: Path) -> None:
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     write(tmp_path / "images", ["a.png", "b.png"])
     with pytest.raises(DataError, match="labels: no such folder"):
-        read_folders(tmp_path / "images", tmp_path / "labels")
+        read_folders(tmp_path / "images", tmp_path / "labels", 2)
     write(tmp_path / "labels", ["a.png"])
     with pytest.raises(DataError, match=r"no b.png \(1 of 2 are missing\)"):
-        read_folders(tmp_path / "images", tmp_path / "labels")
+        read_folders(tmp_path / "images", tmp_path / "labels", 2)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no image in this folder"):
-        read_folders(tmp_path / "empty", tmp_path / "labels")
+        read_folders(tmp_path / "empty", tmp_path / "labels", 2)
 
 
 def test_a_semantic_set_of_the_protocol_is_read(tmp_path: Path) -> None:
@@ -86,7 +88,7 @@ def test_labels_that_are_no_numbers_of_classes_are_refused(values: np.ndarray, t
 
 def test_label_images_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "labels.png"
-    with pytest.raises(DataError, match=r"labels\.png: cannot be read"):
+    with pytest.raises(DataError, match=r"labels\.png: no such image"):
         read_labels(path, 1, (2, 2))
     Image.fromarray(np.full((2, 2), 5, dtype=np.uint8)).save(path)
     with pytest.raises(DataError, match=r"labels\.png: label 5, but there are 2 classes"):
@@ -96,3 +98,45 @@ def test_label_images_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((2, 2, 3), dtype=np.uint8)).save(path)
     with pytest.raises(DataError, match="shape"):
         read_labels(path, 1, (2, 2))
+
+
+@pytest.fixture
+def halves(tmp_path: Path) -> dict[str, Any]:
+    """An image whose left half is the class 2, with a strip of 0 below and a corner without label."""
+    labels = np.full((16, 20), UNLABELLED, dtype=np.uint8)
+    labels[:, :10], labels[12:, :] = 2, 0
+    write(tmp_path / "images", ["a.png"])
+    write(tmp_path / "labels", [])
+    Image.fromarray(labels).save(tmp_path / "labels" / "a.png")
+    name = catalog.custom_maps(tmp_path / "images", tmp_path / "labels", ["road", "car", "field"])
+    [record] = catalog.load(name)
+    return record
+
+
+def test_each_class_of_a_label_image_is_one_target(halves: dict[str, Any]) -> None:
+    mapped = TrainMapper(size=20, scale=(1.0, 1.0), flip=0.0)(halves)["instances"]
+    assert mapped.gt_classes.tolist() == [0, 2]
+    road, field = mapped.gt_masks.tensor
+    assert road.sum() == 4 * 20 and road[12:16].all()
+    assert field.sum() == 12 * 10 and field[:12, :10].all()  # and nothing in the padding below
+
+
+def test_label_images_are_augmented_with_their_images(halves: dict[str, Any]) -> None:
+    flipped = TrainMapper(size=20, scale=(1.0, 1.0), flip=1.0)(halves)["instances"]
+    assert flipped.gt_masks.tensor[1, :12, 10:].all()
+    large = TrainMapper(size=20, scale=(2.0, 2.0), flip=0.0, seed=1)
+    areas = [[int(mask.sum()) for mask in large(halves)["instances"].gt_masks.tensor] for _ in range(9)]
+    assert len({tuple(pair) for pair in areas}) > 1  # crops differ
+    assert max(sum(pair) for pair in areas) <= 400
+    whole = TrainMapper(size=40, scale=(1.0, 1.0), flip=0.0)(halves)["instances"].gt_masks.tensor
+    assert whole.sum((1, 2)).tolist() == [4 * 4 * 20, 4 * 12 * 10]
+
+
+def test_a_label_that_is_no_class_is_found_in_training(halves: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match=r"a\.png: label 2, but there are 2 classes and 255"):
+        TrainMapper(size=20)({**halves, "classes": 2})
+
+
+def test_names_of_ones_own_maps_are_checked(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="duplicate class name in its classes: 'road'"):
+        catalog.custom_maps(tmp_path, tmp_path, ["road", "Road"])

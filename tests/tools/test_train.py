@@ -13,7 +13,7 @@ import yaml
 
 from score.data import catalog
 from score.weights.folder import load
-from tests.tiny_data import tiny_data
+from tests.tiny_data import tiny_data, tiny_maps
 from tests.tools.command_line import TOOLS, Call, files
 
 OWN = "{json: data/instances.json, images: data/images}"
@@ -72,6 +72,19 @@ def test_what_is_tested_on_may_be_one_set(place: Path, call: Call, test: str) ->
     outcome = call("train", *SETTINGS, f"data.test={test}", "output=run", "paths.datasets=root", "optim.iterations=1")
     assert outcome.code == 0, outcome.err
     assert len(list((place / "run" / "evaluation").glob("*.json"))) == 1
+
+
+def test_label_images_can_be_learned_and_are_scored_by_mean_iou(place: Path, call: Call) -> None:
+    tiny_maps(place / "maps")
+    maps = "{images: maps/images, labels: maps/labels, classes: [road, field, water]}"
+    outcome = call("train", *SETTINGS[:-2], f"data.train={maps}", f"data.test={maps}", "output=run")
+    assert outcome.code == 0, outcome.err
+    assert "4 images with 4 label images" in outcome.out
+    assert "mIoU" in outcome.out
+    [path] = (place / "run" / "evaluation").glob("*.json")
+    figures = json.loads(path.read_text())["semantic"]
+    assert 0 <= figures["all"]["mIoU"] <= 100 and figures["images"] == 4
+    assert load(place / "run")[0].train_names == ["road", "field", "water"]
 
 
 def test_all_settings_can_be_shown_without_training(place: Path, call: Call) -> None:
