@@ -8,10 +8,15 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+from importlib.abc import MetaPathFinder
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
+
     from score.model.score import SCORE
     from score.result import Result
     from score.segmenter import Segmenter
@@ -19,6 +24,32 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 DISTRIBUTION = "score-segmenter"  # what pip calls this package: `score` on PyPI is another's
 __all__ = ["DISTRIBUTION", "Result", "Segmenter", "__version__", "load_model"]
+
+
+class _Registers(MetaPathFinder):
+    """Enters SCORE into detectron2's registry of meta-architectures as soon as detectron2 has one, not before."""
+
+    def find_spec(self, name: str, *_: Any) -> ModuleSpec | None:
+        """Find detectron2's models as the others would, and let ours follow them."""
+        if name != "detectron2.modeling":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec and spec.loader:
+            load = spec.loader.exec_module
+
+            def load_both(module: Any) -> None:
+                load(module)
+                importlib.import_module("score.model.score")
+
+            spec.loader.exec_module = load_both  # type: ignore[method-assign]
+        return spec
+
+
+if "detectron2.modeling" in sys.modules:
+    importlib.import_module("score.model.score")
+else:
+    sys.meta_path.insert(0, _Registers())
 
 
 def load_model(folder: str | Path, device: str | None = None) -> SCORE:

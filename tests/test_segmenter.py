@@ -45,6 +45,14 @@ def test_import_is_cheap() -> None:
     assert done.stdout.split() == ["False", "False"]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("order", ["score, detectron2.modeling", "detectron2.modeling, score"])
+def test_import_registers_the_meta_architecture(order: str) -> None:
+    code = f"import {order}; print(detectron2.modeling.META_ARCH_REGISTRY.get('SCORE').__module__)"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["score.model.score"]
+
+
 def test_unknown_names_are_refused_as_usual() -> None:
     with pytest.raises(AttributeError, match="Segmentor"):
         score.Segmentor  # noqa: B018

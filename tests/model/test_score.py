@@ -139,6 +139,18 @@ def test_words_are_asked_without_looking_again(build: Callable[..., SCORE]) -> N
     torch.testing.assert_close(first.out_logits, second.out_logits[..., [2, 0]])
 
 
+def test_stages_are_named_for_the_profiler(build: Callable[..., SCORE]) -> None:
+    model = build().eval()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        model(batch((64, 64)), semantic=True)
+    found = sorted(
+        (event for event in profile.events() if event.name.startswith("score: ")), key=lambda e: e.time_range.start
+    )
+    names = [event.name.removeprefix("score: ") for event in found]
+    stages = ["towers", "pixel decoder", "mask decoder", "regions", "classes", "instances", "semantic map"]
+    assert names == stages
+
+
 def test_order_of_words_does_not_matter(build: Callable[..., SCORE]) -> None:
     model = build().eval()
     first = model.predict(batch((64, 64)), model.vocabulary(["ship", "dam"]))
