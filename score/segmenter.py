@@ -69,7 +69,7 @@ class Segmenter:
         """
         if not Path(folder).is_dir():
             raise WeightsError(
-                f"{folder}: no such model folder, and no model is shipped under a name yet; tools/train.py makes one"
+                f"{folder}: no such model folder, and no model is shipped under a name yet; score train makes one"
             )
         return cls(load_model(folder, device))
 

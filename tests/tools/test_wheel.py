@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import score
 from tests.tiny_data import tiny_data
@@ -19,14 +21,9 @@ ROOT = Path(score.__file__).parents[1]
 OWN = "{json: data/instances.json, images: data/images}"
 TINY = (
     *("model=small", "backbone=tiny", "scene=tiny", "optim=lite", "paths.cache=null", "optim.iterations=1"),
-    *("runtime.workers=0", "runtime.threads=1", "input.train.size=64", "input.test.shortest=64", "output=run"),
+    *("runtime.workers=0", "runtime.threads=1", "input.train.size=64", "input.test.shortest=64", "output=runs/demo"),
 )
-IN_PYTHON = """
-import score
-assert "checkout" not in score.__file__
-segmenter = score.Segmenter.from_pretrained("run")
-print(score.__file__, len(segmenter.segment("data/images/001.png", ["ship", "kite"], score=0)))
-"""
+[IN_PYTHON] = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), flags=re.MULTILINE | re.DOTALL)
 
 pytestmark = pytest.mark.slow
 
@@ -61,16 +58,17 @@ def test_a_wheel_works_in_an_empty_folder(installed: Path, tmp_path: Path) -> No
     assert told.returncode == 0 and "  predict    Find objects" in told.stdout, told.stderr
     told = run(tmp_path, installed, command, "predict", "--help")
     assert told.returncode == 0 and "vocabulary: ???           # names" in told.stdout, told.stderr
-    told = run(tmp_path, installed, command, "evaluate", "model=run", "data=nwpu_val")
-    assert told.stderr.startswith("error: nwpu_val: no root of datasets is set; ")
     tiny_data(tmp_path / "data", size=64)
     trained = run(tmp_path, installed, command, "train", *TINY, f"data.train={OWN}", f"data.test=[{OWN}]")
     assert trained.returncode == 0, trained.stderr
-    assert "model folder: run" in trained.stdout
-    assert "score train model=small backbone=tiny" in (tmp_path / "run" / "README.md").read_text()
-    found = run(tmp_path, installed, "-c", IN_PYTHON)
+    assert "model folder: runs/demo" in trained.stdout
+    assert "score train model=small backbone=tiny" in (tmp_path / "runs" / "demo" / "README.md").read_text()
+    Image.open(tmp_path / "data" / "images" / "001.png").save(tmp_path / "image.jpg")
+    names = "from score.data import catalog; print(score.__file__, 'nwpu' in catalog.register(), result)"
+    found = run(tmp_path, installed, "-c", f"{IN_PYTHON}\n{names}")
     assert found.returncode == 0, found.stderr
-    assert found.stdout.startswith(f"{installed}/score/__init__.py ")
+    assert found.stdout.startswith(f"{installed}/score/__init__.py True ship: ")
+    assert (tmp_path / "found.jpg").exists()
 
 
 @pytest.fixture
