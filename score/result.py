@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from score.data.coco_json import annotation, categories
 from score.detections import Detection
 from score.errors import OutputError
 from score.files import write_text, write_whole
@@ -98,18 +99,14 @@ class Result:
             {
                 "id": number,
                 "image_id": image_id,
-                "category_id": item.label + 1,
-                "segmentation": item.rle,
-                "bbox": list(item.box),
-                "area": item.area,
-                "iscrowd": 0,
+                **annotation(item.rle, item.label + 1),
                 "score": round(item.score, 6),
             }
             for number, item in enumerate(self, start=1)
         ]
         return {
             "images": [{"id": image_id, "file_name": file_name, "width": width, "height": height}],
-            "categories": [{"id": number, "name": word} for number, word in enumerate(self.words, start=1)],
+            "categories": categories(self.words),
             "annotations": annotations,
         }
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 import score
+from score.data.coco_json import categories
 from score.data.images import SUFFIXES
 from score.engine.checks import Number, check_number
 from score.errors import ConfigError, DataError, OutputError
@@ -155,7 +156,7 @@ class Journal:
         head = {
             "info": {"description": f"predictions of SCORE {score.__version__}", **self.settings},
             "licenses": [],
-            "categories": [{"id": number, "name": word} for number, word in enumerate(words, start=1)],
+            "categories": categories(words),
         }
 
         def annotations() -> Iterator[dict[str, Any]]:

@@ -10,7 +10,7 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -162,10 +162,9 @@ def annotation(rle: RLE, category_id: int) -> Record:
     }
 
 
-def skeleton(names: Sequence[str], info: Mapping[str, Any]) -> Record:
-    """A COCO JSON without images; the id of a category is its position in ``names``, from 1 on."""
-    categories = [{"id": number, "name": name} for number, name in enumerate(names, start=1)]
-    return {"info": dict(info), "images": [], "annotations": [], "categories": categories}
+def categories(names: Sequence[str]) -> list[Record]:
+    """The categories of a vocabulary; an id is a position in it, from 1 on."""
+    return [{"id": number, "name": name} for number, name in enumerate(names, start=1)]
 
 
 class _Reader:

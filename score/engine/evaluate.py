@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from detectron2.data import MetadataCatalog
-from detectron2.data.detection_utils import read_image
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, inference_context, inference_on_dataset
 from omegaconf import DictConfig, ListConfig
 
 from score.data import catalog
+from score.data.images import read_image
 from score.data.loaders import test_loader, test_records
 from score.data.mapper import TestMapper
 from score.detections import encode_instances, ground_truth, select
@@ -264,7 +264,7 @@ class Pictures(DatasetEvaluator):
 
     def _draw(self, record: Mapping[str, Any], output: Mapping[str, Any]) -> None:
         found = select(encode_instances(output["instances"]), score=self.score, overlap=self.overlap)
-        image = read_image(record["file_name"], format="RGB")
+        image = read_image(record["file_name"])
         picture = side_by_side(image, ground_truth(record), found, self.names)
         stem = Path(record["file_name"]).stem
         name = stem if self.stems[stem] == 1 else f"{stem}_{record['image_id']}"

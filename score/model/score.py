@@ -19,8 +19,8 @@ from score.model.mask_decoder import ClassEmbedding, Head, MaskDecoder
 from score.model.pixel_decoder import PixelDecoder, Pixels
 from score.model.postprocess import InstanceSelection, semantic_map
 from score.model.towers.base import Scene, Tower, resize
-from score.model.vocabulary import TextEncoder, Vocabulary, check
-from score.names import is_seen
+from score.model.vocabulary import TextEncoder, Vocabulary
+from score.names import check, is_seen
 
 STRIDE = 32  # the coarsest level: padded sizes are multiples of it
 

@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image
 
 from score import masks
+from score.data.coco_json import annotation, categories
 from score.data.synthetic.canvas import Canvas
 from score.data.synthetic.scenes import SCENES, Site
 from score.data.synthetic.themes import ARID, AUTUMN, SUMMER, WINTER, Theme
@@ -79,19 +80,9 @@ def _annotations(ids: np.ndarray, categories: list[str], names: tuple[str, ...])
     annotations = []
     for instance, category in enumerate(categories, start=1):
         mask = ids == instance
-        area = int(mask.sum())
-        if area < SLIVER:
+        if mask.sum() < SLIVER:
             continue
-        [rle] = masks.encode(mask[None])
-        annotations.append(
-            {
-                "category_id": names.index(category) + 1,
-                "bbox": list(masks.box(rle)),
-                "area": area,
-                "iscrowd": 0,
-                "segmentation": rle,
-            }
-        )
+        annotations.append(annotation(masks.encode(mask[None])[0], names.index(category) + 1))
     return annotations
 
 
@@ -165,14 +156,13 @@ def _write(folder: Path, name: str, split: str, images: int, size: int, seed: in
         "info": {"description": f"{name}/{split}, generated, free of licence", "seed": seed},
         "images": [],
         "annotations": [],
-        "categories": [{"id": i, "name": category} for i, category in enumerate(NAMES[name], start=1)],
+        "categories": categories(NAMES[name]),
     }
     for index, (scene, found) in enumerate(drawn, start=1):
         file_name = f"{index - 1:06d}.jpg"
         coco["images"].append({"id": index, "file_name": file_name, "width": size, "height": size, "scene": scene})
-        for annotation in found:
-            number = len(coco["annotations"]) + 1
-            coco["annotations"].append({"id": number, "image_id": index, **annotation})
+        for item in found:
+            coco["annotations"].append({"id": len(coco["annotations"]) + 1, "image_id": index, **item})
     (folder / f"instances_{split}.json").write_text(json.dumps(coco, separators=(",", ":")))
 
 
