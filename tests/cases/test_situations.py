@@ -13,6 +13,7 @@ from score import masks
 from score.data import catalog, coco_json
 from score.data.mapper import TrainMapper
 from score.detections import ground_truth
+from score.engine.evaluate import register
 from score.errors import DataError
 from score.evaluation.coco import coco_metrics
 from tests.cases.situations import CASES, HEIGHT, WIDTH, Case, every, one, write
@@ -89,6 +90,23 @@ def test_ids_of_both_kinds_stay_apart_where_both_occur(tmp_path: Path) -> None:
 
     records = catalog.load(catalog.custom(*write(tmp_path / "set", change)))
     assert [item["category_id"] for record in records for item in record["annotations"]] == [0, 1, 0]
+
+
+@pytest.mark.parametrize("switch", [{}, {"empty_classes": True}, {"empty_classes": False}])
+def test_categories_without_instances_are_not_learned_unless_asked(tmp_path: Path, switch: dict[str, bool]) -> None:
+    def change(coco: dict[str, Any]) -> None:
+        coco["categories"].insert(0, {"id": 0, "name": "_background_"})
+        coco["annotations"].append({**coco["annotations"][0], "id": 4, "category_id": 0, "iscrowd": 1})
+
+    json, images = write(tmp_path / "set", change)
+    entry = {"json": str(json), "images": str(images), **switch}
+    for learn, asked in ((True, False), (False, True)):
+        [name] = register(entry, None, learn=learn)
+        names = MetadataCatalog.get(name).thing_classes
+        whole = switch.get("empty_classes", asked)
+        assert names == ["_background_"] * whole + ["ship", "storage tank"]
+        labels = [item["category_id"] for record in catalog.load(name) for item in record["annotations"]]
+        assert labels == ([1, 2, 0, 1] if whole else [0, 1, 0])
 
 
 def test_a_record_is_the_callers_own(tmp_path: Path) -> None:
