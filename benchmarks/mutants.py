@@ -1,10 +1,10 @@
 """Do tests notice wrong code? Changes one operator or constant at a time, and counts the changes that fail a test.
 
-``python benchmarks/mutants.py score/evaluation --tests tests/evaluation --number 100 --seed 1``
+``python benchmarks/mutants.py score/evaluation --tests tests/evaluation tests/studies/test_grid.py --number 100``
 
-Nothing is written: a mutant is compiled in a forked process that has the libraries loaded. Each faces the test files
-named as its module (``test_MODULE*.py``), or those of ``--tests`` where there is none. One that takes longer than
-``--limit`` seconds counts as noticed. Survivors are listed.
+Nothing is written: a mutant is compiled in a forked process that has the libraries loaded, and faces those tests that
+run its line (all of them where it runs on import). One that takes more seconds of CPU than ``--limit`` counts as
+noticed. Survivors are listed.
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ import itertools
 import multiprocessing
 import os
 import random
+import resource
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import coverage
 import pytest
 
 PRELOADED = ("torch", "detectron2.evaluation", "timm", "open_clip", "scipy.ndimage", "hotcoco", "cv2", "hydra")
@@ -31,8 +34,8 @@ SWAPS = {a: b for pair in SWAPPED.split(", ") for a, b in (pair.split(), pair.sp
 SWAPS |= dict.fromkeys(("FloorDiv", "Mod", "Pow", "MatMult"), "Mult") | {"BitXor": "BitOr"}
 
 
-def mutants(path: Path) -> Iterator[tuple[ast.Module, str]]:
-    """Every single change of a source file, with a line that says what it is."""
+def mutants(path: Path) -> Iterator[tuple[ast.Module, int, str]]:
+    """Every single change of a source file, the line of its statement, and words for it."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for number, node in enumerate(_places(tree)):
         if change := _change(node):
@@ -40,7 +43,7 @@ def mutants(path: Path) -> Iterator[tuple[ast.Module, str]]:
             changed = next(itertools.islice(_places(mutant), number, None))
             setattr(changed, *change)
             said = [" ".join(ast.unparse(x.test if change[0] == "test" else x).split())[:90] for x in (node, changed)]
-            yield ast.fix_missing_locations(mutant), f"{path}:{node.lineno}: {said[0]}  ->  {said[1]}"
+            yield ast.fix_missing_locations(mutant), node.lineno, f"{path}:{node.lineno}: {said[0]}  ->  {said[1]}"
 
 
 def _places(tree: ast.AST) -> Iterator[Any]:
@@ -58,18 +61,14 @@ def _places(tree: ast.AST) -> Iterator[Any]:
 def _change(node: Any) -> tuple[str, Any] | None:
     """A field of a node, and what to put there."""
     if isinstance(node, ast.Compare) and len(node.ops) == 1:
-        return "ops", [_swapped(node.ops[0])]
+        return "ops", [getattr(ast, SWAPS[type(node.ops[0]).__name__])()]
     if isinstance(node, ast.BinOp | ast.BoolOp | ast.AugAssign):
-        return "op", _swapped(node.op)
+        return "op", getattr(ast, SWAPS[type(node.op).__name__])()
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         return "op", ast.UAdd()
     if isinstance(node, ast.Constant) and isinstance(node.value, bool | int | float):
         return "value", not node.value if isinstance(node.value, bool) else node.value + 1
     return ("test", ast.UnaryOp(ast.Not(), node.test)) if isinstance(node, ast.If | ast.IfExp) else None
-
-
-def _swapped(operator: ast.AST) -> Any:
-    return getattr(ast, SWAPS[type(operator).__name__])()
 
 
 class Mutated(importlib.machinery.SourceFileLoader):
@@ -86,41 +85,60 @@ class Mutated(importlib.machinery.SourceFileLoader):
         return importlib.util.spec_from_file_location(name, self.path, loader=self) if name == self.name else None
 
 
-def noticed(tests: list[str], loader: Mutated | None, limit: float) -> bool:
-    """Whether a test fails, or all take longer than ``limit`` seconds."""
+def noticed(tests: Sequence[str], loader: Mutated | None, limit: int, *options: str) -> bool:
+    """Whether a test fails, or all take longer than ``limit`` seconds of CPU."""
 
     def run() -> None:
+        resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
         os.dup2(null := os.open(os.devnull, os.O_WRONLY), 1)
         os.dup2(null, 2)
         sys.meta_path[:0] = [loader] if loader else []
-        os._exit(int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests]) != 0))
+        os._exit(int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *options, *tests]) != 0))
 
     process = multiprocessing.get_context("fork").Process(target=run)
     process.start()
-    process.join(limit)
+    process.join(30 * limit)  # one that waits for itself uses no CPU
     process.kill()
     process.join()
     return process.exitcode != 0
 
 
+def covering(tests: Sequence[str], files: Iterable[Path]) -> dict[Path, dict[int, set[str]]]:
+    """The tests that run each line of some files, an empty name for importing."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["COVERAGE_FILE"] = f"{folder}/coverage"
+        if noticed(tests, None, 3600, "--cov=score", "--cov-context=test", "--cov-report=", "--cov-fail-under=0"):
+            sys.exit("error: the tests fail on the code as it is; mend that first")
+        data = coverage.CoverageData(os.environ["COVERAGE_FILE"])
+        data.read()
+        found = {file: data.contexts_by_lineno(str(file.resolve())) for file in files}
+    return {
+        file: {line: {name.split("|")[0] for name in names} for line, names in lines.items()}
+        for file, lines in found.items()
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sources", nargs="+", type=Path, help="files or folders below score/")
-    parser.add_argument("--tests", nargs="+", required=True, help="for modules without tests of their own name")
-    for name, default in (("number", 100), ("seed", 1), ("limit", 90)):
+    parser.add_argument("--tests", nargs="+", required=True, help="files or folders")
+    for name, default in (("number", 100), ("seed", 1), ("limit", 120)):
         parser.add_argument(f"--{name}", type=int, default=default)
     given = parser.parse_args()
     files = sorted(file for path in given.sources for file in ([path] if path.is_file() else path.rglob("*.py")))
     found = [(file, *mutant) for file in files for mutant in mutants(file)]
     chosen = random.Random(given.seed).sample(found, min(given.number, len(found)))
-    own = {file: sorted(map(str, Path("tests", *file.parts[1:-1]).glob(f"test_{file.stem}*.py"))) for file in files}
     for library in PRELOADED:
         importlib.import_module(library)
-    if noticed(sorted({test for file, *_ in chosen for test in own[file] or given.tests}), None, 3600):
-        sys.exit("error: the tests fail on the code as it is; mend that first")
     killed = 0
-    for file, tree, said in chosen:
-        killed += (seen := noticed(own[file] or given.tests, Mutated(file, tree), given.limit))
+    lines = covering(given.tests, {file for file, *_ in chosen})
+    for file, tree, line, said in chosen:
+        while not (tests := lines[file].get(line)):  # a line in the midst of a statement
+            line -= 1
+        if "" in tests:
+            tests = {test.split("::")[0] for names in lines[file].values() for test in names if test}
+        seen = noticed(sorted(tests), Mutated(file, tree), given.limit)
+        killed += seen
         if not seen:
             print(f"survived  {said}", flush=True)
     print(f"{killed} of {len(chosen)} noticed, {100 * killed / len(chosen):.0f} %; {len(found)} are possible")

@@ -89,6 +89,14 @@ def test_a_table_of_80_columns_is_one_block_and_of_81_is_two() -> None:
         assert "n" * 18 in lines[2].split()
 
 
+def test_two_columns_of_words_are_reckoned_with_the_gap_between_them() -> None:
+    for figures, blocks in (("1" * 20, 1), ("1" * 21, 2)):
+        table = Table(["name", "pair", "a", "b"], [["n" * 18, "p" * 19, "x" * 17, figures]], keys=2)
+        lines = table.plain().splitlines()
+        assert max(map(len, lines)) <= 80 and len(table.plain().split("\n\n")) == blocks
+        assert blocks == 2 or max(map(len, lines)) == 80
+
+
 def test_counts_of_many_pixels_are_short() -> None:
     def row(count: int) -> list[str]:
         item = {"IoU": 1.0, "Acc": 2.0, "pixels": count, "seen": True}
