@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -64,6 +65,7 @@ def digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
+@functools.cache
 def code(*places: str) -> str:
     """A hash of sources, files or whole folders below ``score/``: another version of them may say something else."""
     root = Path(score.__file__).parent

@@ -1,4 +1,4 @@
-"""What a run says: its settings before the first step, and a line of progress at 80 columns."""
+"""What a run says: its settings before the first step, a line of progress at 80 columns, its card."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ import json
 import logging
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from detectron2.data import MetadataCatalog
 from detectron2.utils.events import CommonMetricPrinter, get_event_storage
+from omegaconf import DictConfig
 from torch import nn
 
+from score import runtime
 from score.data.catalog import load
+from score.evaluation.tables import overview
 from score.names import is_seen
 
 logger = logging.getLogger(__name__)
@@ -57,6 +60,40 @@ def facts(name: str) -> DatasetFacts:
         digest,
         "label images" if maps else "instances",
     )
+
+
+def lasting(config: DictConfig, train: DatasetFacts) -> dict[str, Any]:
+    """What must stay the same when a run goes on, setting to value."""
+    return {
+        "data.train": f"{train.images} images with {train.instances} {train.unit}, hash {train.digest}",
+        "classes": ", ".join(train.classes),
+        "seed": config.seed,
+        "optim.batch_size": config.optim.batch_size,
+    }
+
+
+def card(config: DictConfig, train: DatasetFacts, results: Mapping[str, Any], command: str) -> dict[str, str]:
+    """What a model's card says of its training, title to Markdown; ``results`` by dataset."""
+    licence = MetadataCatalog.get(train.name).get("licence")
+    facts = [
+        f"data: {train.name}, {train.annotated:,} images with {train.instances:,} {train.unit}"
+        + (f", licence: {licence}" if licence else ""),
+        f"command: `{command}`",
+        f"started from: {config.init or 'random weights'}",
+        f"schedule: {config.optim.iterations:,} iterations of {config.optim.batch_size} images",
+        f"seed: {config.seed}",
+        f"versions: {', '.join(f'{key} {value}' for key, value in runtime.versions().items())}",
+        "every setting: config.yaml",
+    ]
+    figures = "\n\n".join(f"{name}\n\n```\n{overview(result)}\n```" for name, result in results.items())
+    return {"Training": "\n".join(f"- {fact}" for fact in facts), "Figures": figures or "Not evaluated."}
+
+
+def scalars(results: Mapping[str, Any]) -> dict[str, float]:
+    """What goes to TensorBoard: AP and AP50 of each group, or mIoU."""
+    groups, figures = ("all", "seen", "unseen", "harmonic"), results.get("semantic", results)
+    values = {f"{group}/{key}": figures[group].get(key) for group in groups for key in ("AP", "AP50", "mIoU")}
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def describe(model: nn.Module, train: DatasetFacts, tests: Sequence[DatasetFacts], settings: dict[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import re
 from collections.abc import Iterable, Mapping
@@ -12,7 +11,6 @@ from typing import Any
 import hydra
 import numpy as np
 import torch
-from detectron2.data import MetadataCatalog
 from detectron2.engine import AMPTrainer, SimpleTrainer, hooks
 from detectron2.utils import comm
 from detectron2.utils.events import JSONWriter, TensorboardXWriter, get_event_storage
@@ -91,6 +89,8 @@ def run(config: DictConfig, command: str) -> None:
     output = Path(config.output)
     anew = config.resume == "auto" and not has_checkpoint(output / "checkpoints")
     state = read_last(output / "checkpoints") if config.resume and not anew else None
+    facts = progress.lasting(config, data)
+    check_same(state or {}, facts, output)
     if state and state["iteration"] + 1 >= config.optim.iterations:
         if config.resume == "auto":
             logger.info(f"{output}: trained to the end before")
@@ -101,7 +101,8 @@ def run(config: DictConfig, command: str) -> None:
     model = model_folder.build(config).to(device)
     started = initialise(model, Path(config.init).expanduser()) if config.init and not state else None
     model.vocabulary(model.train_names)  # the text bank in full precision, before any autocast
-    session = Session(config, model, data, tests, device, state)
+    facts |= {"backbone": model.backbone.identity, "scene": model.scene.identity if model.scene else "off"}
+    session = Session(config, model, data, tests, device, facts, state)
     if comm.is_main_process():
         logger.info(progress.describe(model, data, tests, session.settings()))
         if started:
@@ -123,6 +124,7 @@ class Session:
         model: on its device, weights as they are to start from.
         data, tests: the datasets.
         device: where the model is.
+        facts: what must stay the same when the run goes on, setting to value.
         state: a checkpoint to go on from, or None.
     """
 
@@ -133,6 +135,7 @@ class Session:
         data: progress.DatasetFacts,
         tests: list[progress.DatasetFacts],
         device: torch.device,
+        facts: Mapping[str, Any],
         state: Mapping[str, Any] | None,
     ) -> None:
         self.config, self.model, self.data, self.tests, self.device = config, model, data, tests, device
@@ -155,7 +158,6 @@ class Session:
         )
         self.batches = iter(loader)
         self.trainer = _trainer(_distributed(model, device), self.batches, optimiser, self.amp, device)
-        facts = self.facts()
         self.checkpointer = RunCheckpointer(
             model,
             str(self.output / "checkpoints"),
@@ -167,18 +169,6 @@ class Session:
         if state:
             check_same(state, facts, self.output)
             restore(state, model, self.trainer)
-
-    def facts(self) -> dict[str, Any]:
-        """What must stay the same when a run goes on, setting to value."""
-        data, model = self.data, self.model
-        return {
-            "data.train": f"{data.images} images with {data.instances} {data.unit}, hash {data.digest}",
-            "classes": ", ".join(data.classes),
-            "seed": self.config.seed,
-            "optim.batch_size": self.config.optim.batch_size,
-            "backbone": model.backbone.identity,
-            "scene": model.scene.identity if model.scene else "off",
-        }
 
     def settings(self) -> dict[str, Any]:
         """How it will be trained, title to words."""
@@ -215,7 +205,8 @@ class Session:
         finally:  # left to the garbage collector, worker processes can block it for seconds
             getattr(self.batches, "_shutdown_workers", lambda: None)()
         if comm.is_main_process():
-            model_folder.save_card(self.output, self.model, self.config, self._card(command))
+            card = progress.card(self.config, self.data, self.results, command)
+            model_folder.save_card(self.output, self.model, self.config, card)
             logger.info(f"model folder: {self.output}")
 
     def _hooks(self) -> list[Any]:
@@ -264,24 +255,8 @@ class Session:
             save_json(self.output / "evaluation" / f"{test.name}.json", results)
             if settings.pictures:
                 _show(pictures, test.name)
-            scalars[test.name] = _scalars(results)
+            scalars[test.name] = progress.scalars(results)
         return scalars
-
-    def _card(self, command: str) -> dict[str, str]:
-        """Sections of the model's card."""
-        versions = ", ".join(f"{key} {value}" for key, value in runtime.versions().items())
-        figures = "\n\n".join(f"{name}\n\n```\n{overview(result)}\n```" for name, result in self.results.items())
-        data, optim = self.data, self.config.optim
-        facts = [
-            f"data: {data.name}, {data.annotated:,} images with {data.instances:,} {data.unit}{_licence(data)}",
-            f"command: `{command}`",
-            f"started from: {self.config.init or 'random weights'}",
-            f"schedule: {optim.iterations:,} iterations of {optim.batch_size} images",
-            f"seed: {self.config.seed}",
-            f"versions: {versions}",
-            "every setting: config.yaml",
-        ]
-        return {"Training": "\n".join(f"- {fact}" for fact in facts), "Figures": figures or "Not evaluated."}
 
 
 class Autocast(nn.Module):
@@ -313,21 +288,7 @@ def _distributed(model: SCORE, device: torch.device) -> nn.Module:
     return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False, find_unused_parameters=True)
 
 
-def _scalars(results: Mapping[str, Any]) -> dict[str, float]:
-    """What goes to TensorBoard: AP and AP50 of each group, or mIoU."""
-    groups, figures = ("all", "seen", "unseen", "harmonic"), results.get("semantic", results)
-    values = {f"{group}/{key}": figures[group].get(key) for group in groups for key in ("AP", "AP50", "mIoU")}
-    return {key: value for key, value in values.items() if value is not None}
-
-
 def _show(folder: Path, dataset: str) -> None:
     """Hand pictures to TensorBoard."""
-    with contextlib.suppress(AssertionError):  # no training is under way
-        storage = get_event_storage()
-        for path in sorted(folder.glob("*.jpg")):
-            storage.put_image(f"{dataset}/{path.stem}", np.asarray(Image.open(path)).transpose(2, 0, 1))
-
-
-def _licence(data: progress.DatasetFacts) -> str:
-    licence = MetadataCatalog.get(data.name).get("licence")
-    return f", licence: {licence}" if licence else ""
+    for path in sorted(folder.glob("*.jpg")):
+        get_event_storage().put_image(f"{dataset}/{path.stem}", np.asarray(Image.open(path)).transpose(2, 0, 1))

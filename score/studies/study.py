@@ -94,6 +94,7 @@ class Study:
         self.model, self.config = model_folder.load(folder, device, overrides)
         self.origin = predictions.origin(folder, self.model, self.config)
         self.cache, self.workers, self.limit = cache, workers, limit
+        self._hashes: dict[tuple[str, int], str] = {}
 
     @classmethod
     def configured(cls, config: DictConfig) -> Study:
@@ -114,7 +115,9 @@ class Study:
     def facts(self, dataset: str, records: Sequence[dict[str, Any]], embeds: bool = False) -> dict[str, Any]:
         """What predictions of a dataset depend on."""
         names = list(MetadataCatalog.get(dataset).thing_classes)
-        return {**self.origin, "dataset": predictions.fingerprint(records), "names": names, "embeds": embeds}
+        if (part := (dataset, len(records))) not in self._hashes:
+            self._hashes[part] = predictions.fingerprint(records)
+        return {**self.origin, "dataset": self._hashes[part], "names": names, "embeds": embeds}
 
     def semantic(self, dataset: str, alpha: float, beta: float) -> Metrics:
         """What :class:`SemanticEvaluator` says at one pair, empty on all processes but one; maps are not cached."""

@@ -219,7 +219,7 @@ def test_bfloat16_trains_close_to_full_precision(finished: Path, tmp_path: Path)
         ("runtime.amp=half", "runtime.amp=half: no such precision"),
         ("runtime.amp=fp16", "runtime.amp=fp16: needs a GPU"),
         ("runtime.device=tpu9", "runtime.device=tpu9: not on this machine"),
-        ("runtime.gpus=99", "runtime.gpus=99: "),
+        ("runtime.gpus=99", "optim.batch_size=2: not a multiple of 99 processes"),
         ("output=/proc/run", "cannot write to /proc/run"),
         ("optim.batch_size=0", "optim.batch_size=0: not a whole number of at least 1"),
         ("optim.lr=fast", "optim.lr=fast: not a number"),
@@ -303,3 +303,8 @@ def test_what_may_change_does_not_stop_a_run(folder: Path) -> None:
     moved = shutil.move(folder, folder.with_name("moved"))  # neither does another place
     run(Path(moved), "resume=true", "optim.iterations=8", *changed)
     assert read_last(Path(moved) / "run" / "checkpoints")["iteration"] == 7
+
+
+def test_a_finished_run_of_other_settings_is_not_taken_for_this_one(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="seed is 43, had been 42"):
+        run(folder, "resume=auto", "seed=43")

@@ -114,3 +114,5 @@ def test_an_ablation_trains_each_of_its_runs_on_two_processes(tmp_path: Path, ca
 def test_processes_are_started_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="runtime.gpus=2: torchrun has started 4 processes; leave it out"):
         checks.check_processes(run_config(tmp_path, "runtime.gpus=2"), 4)
+    with pytest.raises(ConfigError, match=r"runtime.gpus=99: \d+ here; use as many as there are"):
+        checks.check_processes(run_config(tmp_path, "runtime.gpus=99", "runtime.device=auto"), 1)
