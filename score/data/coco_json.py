@@ -19,17 +19,26 @@ from detectron2.structures import BoxMode
 
 from score import masks
 from score.data.folders import ImageFolder, nearest
-from score.data.images import check_size, read_size
-from score.data.segmentations import Shape, are_normalised, is_number, is_whole, read_segmentation
+from score.data.images import check_size, is_too_large, read_size
+from score.data.segmentations import Shape, are_normalised, read_segmentation
+from score.data.values import (
+    Id,
+    Record,
+    is_number,
+    overlap,
+    read_area,
+    read_crowd,
+    read_id,
+    read_id_apart,
+    read_sides,
+    short,
+)
 from score.errors import ConfigError, DataError
-from score.masks import RLE, Box
+from score.masks import RLE
 from score.names import check as check_names
 from score.names import listed, normalise
 
 logger = logging.getLogger(__name__)
-
-Id = int | str
-Record = dict[str, Any]
 
 State = tuple[tuple[int, int], ...]
 KEPT = 8
@@ -204,7 +213,7 @@ class _Reader:
         whole = []
         for number, record in enumerate(self._content[key], start=1):
             if not isinstance(record, dict):
-                self._find(f"{kind} number {number}", f"is {_short(record)}, not a dict; see the COCO format")
+                self._find(f"{kind} number {number}", f"is {short(record)}, not a dict; see the COCO format")
             elif absent := [name for name in needed if name not in record]:
                 self._find(_who(kind, number, record), f"has no {listed(absent)}; add it")
             else:
@@ -214,12 +223,12 @@ class _Reader:
     def _ids(self, kind: str, entries: Iterable[tuple[str, Record]]) -> Callable[[Any], Id | None]:
         """How ids of a kind are read: ``"1"``, 1 and 1.0 are one, unless both text and number occur."""
         given = [record["id"] for _, record in entries if "id" in record]
-        read = _number
+        read = read_id
         if len({read(value) for value in given}) < len({(type(value) is str, str(value)) for value in given}):
-            read = _as_it_is
+            read = read_id_apart
         for who, record in entries:
             if "id" in record and read(record["id"]) is None:
-                self._find(who, f"has the id {_short(record['id'])}; use whole numbers or words")
+                self._find(who, f"has the id {short(record['id'])}; use whole numbers or words")
         counts = Counter(read(value) for value in given)
         for value, count in counts.items():
             if value is not None and count > 1:
@@ -232,7 +241,7 @@ class _Reader:
         for who, record in entries:
             name = str(record["name"]) if is_number(record["name"]) else record["name"]
             if not isinstance(name, str) or not name.strip():
-                self._find(who, f"has the name {_short(record['name'])}; name it")
+                self._find(who, f"has the name {short(record['name'])}; name it")
             if (key := self._category(record["id"])) is not None:
                 self.coco.names[key] = str(name)
         self.coco.names = dict(sorted(self.coco.names.items(), key=lambda pair: (isinstance(pair[0], str), pair[0])))
@@ -251,10 +260,11 @@ class _Reader:
         missing: list[str] = []
         places: Counter[str] = Counter()
         for who, record in entries:
-            key, size = self._image(record["id"]), _size(record)
-            self._sizes[key] = size
+            key, size = self._image(record["id"]), read_sides(record)
+            # of one too large, which its file cannot have, no mask is tried
+            self._sizes[key] = None if size is None or is_too_large(*size) else size
             if size is None:
-                sides = _short([record["width"], record["height"]])
+                sides = short([record["width"], record["height"]])
                 self._find(who, f"has the width and height {sides}; correct them")
                 continue
             try:
@@ -328,15 +338,15 @@ class _Reader:
         image, category = self._image(record["image_id"]), self._category(record["category_id"])
         if image is None or image not in self._sizes:
             raise DataError(
-                f"is of image {_short(record['image_id'])}, which is not listed; add it or drop the annotation"
+                f"is of image {short(record['image_id'])}, which is not listed; add it or drop the annotation"
             )
         if category is None or category not in self.coco.names:
-            raise DataError(f"is of category {_short(record['category_id'])}, which is not listed; correct it")
+            raise DataError(f"is of category {short(record['category_id'])}, which is not listed; correct it")
         size = self._sizes[image]
         if size is None:
             return None
         shape = read_segmentation(record.get("segmentation"), size[1], size[0])
-        crowd, area = _crowd(record.get("iscrowd")), _area(record.get("area"))
+        crowd, area = read_crowd(record.get("iscrowd")), read_area(record.get("area"))
         if shape is None:
             return None
         return {
@@ -353,7 +363,7 @@ class _Reader:
         """The stated box if it can be used, the mask's otherwise."""
         try:
             box = tuple(float(v) if isinstance(v, str) else v for v in stated)
-            if len(box) == 4 and all(map(is_number, box)) and _overlap(box, shape.box) > AGREES:
+            if len(box) == 4 and all(map(is_number, box)) and overlap(box, shape.box) > AGREES:
                 return box
         except (TypeError, ValueError, OverflowError):
             pass
@@ -366,55 +376,8 @@ class _Reader:
 
 def _who(kind: str, number: int, record: Record) -> str:
     """An entry by its id, or its number in the list from 1 on."""
-    return f"{kind} {record['id']}" if isinstance(record.get("id"), int | float | str) else f"{kind} number {number}"
-
-
-def _number(value: Any) -> Id | None:
-    """An id as a whole number where it can be read as one; None for what is no id."""
-    if is_whole(value):
-        return int(value)
-    if isinstance(value, str) and value.isascii() and value.isdecimal() and str(int(value)) == value:
-        return int(value)
-    return value if isinstance(value, str) and value else None
-
-
-def _as_it_is(value: Any) -> Id | None:
-    """An id where text and numbers are told apart."""
-    return value if isinstance(value, str) and value else _number(value)
-
-
-def _size(record: Record) -> tuple[int, int] | None:
-    """Width and height of an image, None if they are none."""
-    width, height = _number(record["width"]), _number(record["height"])
-    if isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0:
-        return width, height
-    return None
-
-
-def _short(value: Any) -> str:
-    """The beginning of a value, as the JSON has it."""
-    return json.dumps(value, ensure_ascii=False)[:40]
-
-
-def _crowd(value: Any) -> int:
-    if value in (None, 0, "0", ""):
-        return 0
-    if value in (1, "1"):
-        return 1
-    raise DataError(f"has the iscrowd {_short(value)}; use 0 or 1")
-
-
-def _area(value: Any) -> float | None:
-    if value is None or (is_number(value) and 0 <= value <= 2**53):
-        return value
-    raise DataError(f"has the area {_short(value)}; correct it, or leave it out")
-
-
-def _overlap(first: Sequence[float], second: Box) -> float:
-    """IoU of two boxes x, y, width, height; 0 where a number is none or a side is not positive."""
-    shared = 1.0
-    for axis in (0, 1):
-        end = min(first[axis] + first[axis + 2], second[axis] + second[axis + 2])
-        shared *= max(0.0, end - max(first[axis], second[axis]))
-    total = first[2] * first[3] + second[2] * second[3] - shared
-    return shared / total if shared > 0 and first[2] > 0 and first[3] > 0 else 0.0
+    return (
+        f"{kind} {str(record['id'])[:40]}"
+        if isinstance(record.get("id"), int | float | str)
+        else f"{kind} number {number}"
+    )

@@ -22,6 +22,9 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 MAX_PIXELS = 2**28
 """An image of more is refused: of this many, reading takes some 2 GB."""
 
+MAX_SIDE = 2**16
+"""The longest side that is read."""
+
 _ORIENTATION = 0x0112  # the EXIF tag
 _SIDEWAYS = (5, 6, 7, 8)  # its values that swap width and height
 _BITS = 258  # TIFF's BitsPerSample
@@ -38,8 +41,8 @@ def read_image(source: ImageLike, size: tuple[int, int] | None = None) -> NDArra
         ``[H, W, 3]`` uint8.
 
     Raises:
-        DataError: there is no such file, it cannot be read, has more than 8 bits a channel or more than
-            :data:`MAX_PIXELS`, or another size than stated; or an array of another form.
+        DataError: there is no such file, it cannot be read, has more than 8 bits a channel, is too large, or of
+            another size than stated; or an array of another form.
     """
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or 0 in source.shape:
@@ -69,6 +72,11 @@ def read_size(path: str | Path) -> tuple[int, int]:
         # only where the header has EXIF: asked for it, Pillow decodes a whole PNG to see whether some follows
         sideways = "exif" in image.info and image.getexif().get(_ORIENTATION) in _SIDEWAYS
     return (height, width) if sideways else (width, height)
+
+
+def is_too_large(width: int, height: int) -> bool:
+    """Whether an image of this size is refused."""
+    return width * height > MAX_PIXELS or max(width, height) > MAX_SIDE
 
 
 def check_size(path: str | Path, found: tuple[int, int], stated: tuple[int, int] | None) -> None:
@@ -125,10 +133,10 @@ def opened(path: str | Path) -> Iterator[ImageFile.ImageFile]:
     try:
         with open(path, "rb") as file:
             image = _identify(file, str(path))
-            if image.width * image.height > MAX_PIXELS:
+            if is_too_large(*image.size):
                 raise DataError(
                     f"{path}: too large, {image.width}x{image.height} pixels, and at most {MAX_PIXELS / 1e6:.0f} "
-                    "million are read at once; cut it into tiles"
+                    f"million are read at once, {MAX_SIDE} a side; cut it into tiles"
                 )
             yield image
     except FileNotFoundError as error:

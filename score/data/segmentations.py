@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
+from score.data.values import is_number, is_whole
 from score.errors import DataError
 from score.masks import RLE, Box, box, encode_shape
 
@@ -102,16 +103,6 @@ def _is_point(value: Any) -> bool:
 
 def _is_finite(value: float) -> bool:
     return abs(value) < 1e300  # a whole number may be too large for a float
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value of a JSON is a number; true and false are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def is_whole(value: Any) -> bool:
-    """Whether a value of a JSON is a whole number, as 3 or 3.0, of a size that a float can hold exactly."""
-    return is_number(value) and abs(value) <= 2**53 and value == int(value)
 
 
 def _read_runs(value: Mapping[str, Any], height: int, width: int) -> RLE | None:

@@ -176,6 +176,11 @@ CASES: dict[str, Case] = {
     "sides as floats": Case(every("images", width=float, height=float)),
     "sides as text": Case(every("images", width=str, height=str)),
     "sides of 0": Case(every("images", width=0, height=0), r"image 1 has the width and height .0, 0.; correct them"),
+    "a side without end": Case(
+        both(every("images", width=10**12), every("annotations", segmentation=[[0, 0, 10**12, 0, 10**12, 9]])),
+        r"1\.png: the image has 96x80 pixels, its annotations say 1000000000000x80",
+    ),
+    "an id without end": Case(one("images", id="1" * 5000), "annotation 1 is of image 1, which is not listed"),
     "half a pixel": Case(one("images", width=96.5), "image 1 has the width and height .96.5, 80."),
     "no width": Case(lambda c: c["images"][0].pop("width"), "image 1 has no 'width'"),
     "another size": Case(one("images", width=97), r"1\.png: the image has 96x80 pixels, its annotations say 97x80"),
