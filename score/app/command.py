@@ -30,6 +30,7 @@ from score.files import not_installed, shipped
 CONFIGS = shipped("configs")
 # detectron2 and fvcore use what torch calls outdated, at every start
 warnings.filterwarnings("ignore", message=r"`torch\.(jit|cuda\.amp)\.", category=FutureWarning)
+_REFERENCE = re.compile(r"\$\{[\w.]+\}$")  # to another setting: of that one's kind
 TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
@@ -116,7 +117,8 @@ def _defaults(folder: Path, name: str) -> dict[str, Any]:
 def _check_kinds(settings: DictConfig, defaults: dict[str, Any], parent: str = "") -> None:
     """Refuse a value of another kind than the file's, and take a number where text belongs as the text it was typed as.
 
-    Text belongs where the file has text or asks for a value (``???``): folders and words may be numbers.
+    Text belongs where the file has text, asks for a value (``???``), or has none and the setting is no number: folders
+    and words may be numbers.
     """
     typed = dict(word.split("=", 1) for word in HydraConfig.get().overrides.task if "=" in word)
     for own, default in defaults.items():
@@ -129,10 +131,16 @@ def _check_kinds(settings: DictConfig, defaults: dict[str, Any], parent: str = "
             raise ConfigError(f"{key}={value}: it takes a list, as in {key}=[A,B]")
         elif isinstance(default, bool) and key != "resume" and not isinstance(value, bool):
             raise ConfigError(f"{key}={value}: it takes true or false")
-        elif type(default) is int and type(value) is float:
-            raise ConfigError(f"{key}={value}: it takes a whole number")
-        elif isinstance(default, str) and "${" not in default:
-            settings[own] = _text(value, typed.get(key))
+        elif (text := _text(value, typed.get(key))) != value and _is_text(key, default):
+            settings[own] = text
+
+
+def _is_text(key: str, default: object) -> bool:
+    if default is None:
+        from score.engine.checks import NUMBERS  # PyTorch takes seconds
+
+        return key not in NUMBERS
+    return isinstance(default, str) and not _REFERENCE.match(default)
 
 
 def _text(value: Any, typed: str | None = None) -> Any:

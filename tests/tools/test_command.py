@@ -64,11 +64,21 @@ def test_folders_and_words_may_be_numbers(call: Call, tmp_path: Path) -> None:
     assert [category["name"] for category in found["categories"]] == ["5"]
 
 
+def test_the_folders_of_a_run_may_be_numbers(call: Call, tmp_path: Path) -> None:
+    tiny_data(tmp_path / "data", size=64)
+    tiny_folder(tmp_path / "7", ["ship"])
+    own = "{json: data/instances.json, images: data/images}"
+    settings = ("model=small", "backbone=tiny", "scene=tiny", "optim=lite", "paths.cache=null", f"data.train={own}")
+    small = ("data.test=[]", "optim.iterations=1", "input.train.size=64", "runtime.workers=0", "runtime.threads=1")
+    outcome = call("train", *settings, *small, "name=2024", "output=2024_06", "init=7")
+    assert outcome.code == 0, outcome.err
+    assert (tmp_path / "2024_06" / "README.md").read_text().startswith("# 2024\n")
+
+
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        ("top_k=2.5", "top_k=2.5: "),
-        ("min_area=1.5", "min_area=1.5: "),
+        ("top_k=2.5", "top_k=2.5: not a whole number of at least 1"),
         ("resize=64", "resize=64: it holds settings of its own, as in resize.shortest=VALUE"),
         ("resize.shortest=-5", "resize.shortest=-5: not a whole number of at least 1"),
         ("resize.shortest=0", "resize.shortest=0: not a whole number of at least 1"),
