@@ -34,8 +34,11 @@ def select_device(name: str = "auto", threads: int | None = None) -> torch.devic
         name: ``cpu``, ``cuda``, ``cuda:1``, or ``auto`` for a GPU where there is one.
 
     Raises:
-        ConfigError: there is no such device.
+        ConfigError: there is no such device, or processes were started that have not joined.
     """
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count > 1 and comm.get_world_size() == 1:  # all would do the same, over the same files
+        raise ConfigError(f"torchrun has started {count} processes of a command that is run by one; start it without")
     if threads is not None:
         torch.set_num_threads(threads)
     if name == "auto":

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from detectron2.utils import comm
 
 from score import runtime
 from score.errors import ConfigError
@@ -36,3 +38,22 @@ def test_auto_is_a_device_of_this_machine() -> None:
 def test_a_device_that_is_not_there_is_named(name: str) -> None:
     with pytest.raises(ConfigError, match=f"runtime.device={name}: not on this machine"):
         runtime.select_device(name)
+
+
+def test_a_command_of_one_process_is_not_run_by_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(ConfigError, match="torchrun has started 3 processes of a command that is run by one"):
+        runtime.select_device("cpu")
+
+
+@pytest.mark.slow
+def test_started_processes_join_and_part(tmp_path: Path) -> None:
+    runtime.start_processes(2, "cpu", report, tmp_path)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"0": "2 1 True", "1": "2 1 False"}
+
+
+def report(folder: Path) -> None:
+    """What a started process writes: how many there were, how many there are after parting, and if it is the main."""
+    rank, before = comm.get_rank(), comm.get_world_size()
+    main = runtime.part_processes()
+    (folder / str(rank)).write_text(f"{before} {comm.get_world_size()} {main}")

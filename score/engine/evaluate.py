@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import json
@@ -129,8 +130,10 @@ def place(output: Path, dataset: str, changes: Sequence[str]) -> tuple[str, str 
     own = str(Path(file).resolve()) if file else None
     for number in itertools.count(1):
         title = dataset if number == 1 else f"{dataset}_{number}"
-        path = output / f"{'_'.join([title, *changes])}.json"
-        if not path.is_file() or json.loads(path.read_text()).get("json") in (None, own):
+        other = None
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # not there, or damaged
+            other = json.loads((output / f"{'_'.join([title, *changes])}.json").read_text()).get("json")
+        if other in (None, own):
             break
     return title, own
 

@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from score.engine.evaluate import Clock, deal, evaluate, register
+from score.engine.evaluate import Clock, deal, evaluate, place, register
 from score.errors import ConfigError
 from score.model.score import SCORE
 from tests.tiny_data import tiny_data
@@ -118,3 +118,8 @@ def test_the_clock_reports_pace_and_time_left(caplog: pytest.LogCaptureFixture) 
     assert [line.split("  ")[1] for line in said] == ["1/3", "2/3"]
     assert "eta 00:00:00" in said[0]
     assert clock.evaluate()["seconds_per_image"] < 1
+
+
+def test_damaged_figures_are_replaced(dataset: str, tmp_path: Path) -> None:
+    (tmp_path / f"{dataset}.json").write_text('{"json": ')
+    assert place(tmp_path, dataset, [])[0] == dataset

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from score.engine import predictions
 from score.engine.cache import PredictionCache
 from score.engine.evaluate import evaluate, register
 from score.errors import WeightsError
@@ -52,6 +53,17 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
 def study(place: Path, cache: Path, **settings: object) -> Study:
     return Study(place / "model", cache, CPU, **settings)  # type: ignore[arg-type]
+
+
+def test_a_dataset_is_hashed_once(place: Path, dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[int] = []
+    fingerprint = predictions.fingerprint
+    monkeypatch.setattr(predictions, "fingerprint", lambda records: hashed.append(len(records)) or fingerprint(records))
+    asked = study(place, tmp_path)
+    for _ in range(2):
+        with asked.predicted(dataset):
+            pass
+    assert hashed == [6]
 
 
 def test_figures_equal_a_full_evaluation(place: Path, dataset: str, tmp_path: Path) -> None:

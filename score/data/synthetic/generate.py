@@ -126,7 +126,7 @@ def generate(
     try:
         _write(draft, name, split, images, size, seed, workers)
         (draft / mark.name).write_text(json.dumps(fingerprint))
-        draft.chmod(0o755)  # mkdtemp makes it private
+        draft.chmod(folder.parent.stat().st_mode)  # mkdtemp makes it private
         if folder.exists():
             shutil.rmtree(folder)
         try:
