@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import copy
 import importlib.machinery
 import importlib.util
 import itertools
@@ -34,16 +33,14 @@ SWAPS = {a: b for pair in SWAPPED.split(", ") for a, b in (pair.split(), pair.sp
 SWAPS |= dict.fromkeys(("FloorDiv", "Mod", "Pow", "MatMult"), "Mult") | {"BitXor": "BitOr"}
 
 
-def mutants(path: Path) -> Iterator[tuple[ast.Module, int, str]]:
-    """Every single change of a source file, the line of its statement, and words for it."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for number, node in enumerate(_places(tree)):
-        if change := _change(node):
-            mutant = copy.deepcopy(tree)
-            changed = next(itertools.islice(_places(mutant), number, None))
-            setattr(changed, *change)
-            said = [" ".join(ast.unparse(x.test if change[0] == "test" else x).split())[:90] for x in (node, changed)]
-            yield ast.fix_missing_locations(mutant), node.lineno, f"{path}:{node.lineno}: {said[0]}  ->  {said[1]}"
+def mutant(path: Path, number: int) -> tuple[ast.Module, int, str]:
+    """A source file with one of its places changed, the line of that, and words for it."""
+    tree, changed = (ast.parse(path.read_text(encoding="utf-8")) for _ in range(2))
+    nodes = [next(itertools.islice(_places(item), number, None)) for item in (tree, changed)]
+    field, value = _change(nodes[0]) or ("", None)
+    setattr(nodes[1], field, value)
+    said = [" ".join(ast.unparse(x.test if field == "test" else x).split())[:90] for x in nodes]
+    return ast.fix_missing_locations(changed), nodes[0].lineno, f"{path}:{nodes[0].lineno}: {said[0]}  ->  {said[1]}"
 
 
 def _places(tree: ast.AST) -> Iterator[Any]:
@@ -126,13 +123,15 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     given = parser.parse_args()
     files = sorted(file for path in given.sources for file in ([path] if path.is_file() else path.rglob("*.py")))
-    found = [(file, *mutant) for file in files for mutant in mutants(file)]
+    trees = {file: ast.parse(file.read_text(encoding="utf-8")) for file in files}
+    found = [(file, i) for file, tree in trees.items() for i, node in enumerate(_places(tree)) if _change(node)]
     chosen = random.Random(given.seed).sample(found, min(given.number, len(found)))
     for library in PRELOADED:
         importlib.import_module(library)
     killed = 0
     lines = covering(given.tests, {file for file, *_ in chosen})
-    for file, tree, line, said in chosen:
+    for file, number in chosen:
+        tree, line, said = mutant(file, number)
         while not (tests := lines[file].get(line)):  # a line in the midst of a statement
             line -= 1
         if "" in tests:
