@@ -81,7 +81,7 @@ def select(detections: Sequence[Detection], score: float = 0.0, overlap: float =
     Args:
         detections: in any order.
         score: the least score.
-        overlap: as :func:`suppress` has it.
+        overlap: as `suppress` has it.
     """
     best_first = sorted(detections, key=lambda item: -item.score)
     return suppress([item for item in best_first if item.score >= score], overlap)

@@ -39,7 +39,7 @@ class Found(Detection):
 
 @dataclass(frozen=True)
 class Result:
-    """Objects in an image, best first; iterate over it for each :class:`Found`.
+    """Objects in an image, best first; iterate over it for each `Found`.
 
     Attributes:
         image: ``[H, W, 3]`` uint8 RGB.

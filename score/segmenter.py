@@ -38,7 +38,7 @@ class Segmenter:
     It keeps no state between calls, so threads can share it.
 
     Args:
-        model: from :func:`score.load_model`; its image size, exponents and thresholds are used.
+        model: from `score.load_model`; its image size, exponents and thresholds are used.
         ensemble: other exponents.
         shortest: an image is resized until its shorter side has so many pixels,
         longest: or its longer side at most so many; None for what the model was made for.
@@ -99,7 +99,7 @@ class Segmenter:
         min_area: int = 16,
         per_class: bool = False,
     ) -> Result:
-        """Find what words name in an image: :meth:`look`, then :meth:`View.ask`, whose arguments these are."""
+        """Find what words name in an image: `look`, then `View.ask`, whose arguments these are."""
         choice = {"score": score, "top_k": top_k, "overlap": overlap, "min_area": min_area, "per_class": per_class}
         return self.look(image).ask(words, **choice)  # type: ignore[arg-type]
 
