@@ -34,6 +34,10 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("prepared")
     tiny_data(folder / "data", size=64)
     tiny_folder(folder / "model", ["ship", "storage_tank"])
+    target = {"alpha": 0.5, "beta": 0.5, **dict(pair.split(": ") for pair in OWN[1:-1].split(", "))}
+    (folder / "mine.yaml").write_text(
+        json.dumps({"task": "instances", "targets": {"own": target}, "fixed": {"alpha": 0, "beta": 1}})
+    )
     return folder
 
 
@@ -128,6 +132,14 @@ CASES = {
         TRAIN,
         ["data/instances.json: all 12 annotations are crowds"],
     ),
+    **{
+        f"damaged mask at {command[0]}": (
+            edit(lambda content: content["annotations"][3].update(segmentation={"size": [64, 64], "counts": [9]})),
+            command,
+            ["data/instances.json: annotation 4 has run lengths of 9 pixels"],
+        )
+        for command in (TRAIN, EVALUATE, ("sweep", *EVALUATE[1:]), ("benchmark", "model=model", "benchmark=mine.yaml"))
+    },
     "empty vocabulary": (
         edit(lambda content: content["categories"].clear()),
         TRAIN,
