@@ -10,9 +10,9 @@ import json
 import sqlite3
 import zlib
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -61,7 +61,7 @@ class CachedImage:
         return [Detection(label, score, self.rles[query]) for label, score, query in found]
 
 
-class PredictionCache:
+class PredictionCache(AbstractContextManager["PredictionCache"]):
     """A file of :class:`CachedImage`, opened for reading and writing.
 
     Args:
@@ -92,12 +92,7 @@ class PredictionCache:
             differ = sorted(key for key in {*stored, *self.facts} if stored.get(key) != self.facts.get(key))
             raise WeightsError(f"{path} holds predictions of another {', '.join(differ)}; remove it or choose another")
 
-    def __enter__(self) -> PredictionCache:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._database.close()
 
     def __len__(self) -> int:
