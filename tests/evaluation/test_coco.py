@@ -320,3 +320,11 @@ def test_scorers_of_one_image_do_not_merge() -> None:
         scorer.add(record(3, []), [])
     with pytest.raises(DataError, match="two processes"):
         first.merge([second])
+
+
+def test_an_annotation_that_does_not_say_so_is_no_crowd() -> None:
+    shape = rectangle(0, 0, 20, 20)
+    item = record(1, [(0, shape)])
+    del item["annotations"][0]["iscrowd"]
+    metrics = coco_metrics([item], {1: [Detection(0, 0.9, shape)]}, ["ship"], [True])
+    assert metrics["per_class"]["ship"]["instances"] == 1 and metrics["all"]["AP"] == pytest.approx(100)

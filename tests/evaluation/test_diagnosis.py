@@ -154,3 +154,10 @@ def test_three_hundred_detections_of_an_image_count() -> None:
 def test_findings_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         findings_of(NAMES, []).iou = 0.7  # type: ignore[misc]
+
+
+def test_an_annotation_that_does_not_say_so_is_no_crowd() -> None:
+    item = record(1, [(0, A)])
+    del item["annotations"][0]["iscrowd"]
+    findings = findings_of(NAMES, [(item, [Detection(0, 0.9, A)])])
+    assert findings.confusion[0, 0] == 1 and findings.images[0].tp == 1

@@ -163,3 +163,14 @@ def test_half_of_a_mask_is_enough_and_less_is_not() -> None:
         if kept == 2:
             assert flat[1].area == 200 and flat[1].label == 1 and flat[1].score == 0.5
     assert flatten([Detection(0, 0.9, rectangle(0, 0, 0, 0))]) == []
+
+
+def test_an_annotation_that_does_not_say_so_is_no_crowd() -> None:
+    shape = rectangle(0, 0, 20, 20)
+    item = record(1, [(0, shape), (0, rectangle(50, 50, 20, 20))])
+    for annotation in item["annotations"]:
+        del annotation["iscrowd"]
+    scorer = PanopticScorer(["a"], [True], 0.3)
+    scorer.add(item, [Detection(0, 0.9, shape)])
+    metrics = scorer.finish()
+    assert metrics["per_class"]["a"]["instances"] == 2 and metrics["all"]["RQ"] == pytest.approx(100 * 2 / 3)
