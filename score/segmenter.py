@@ -107,7 +107,7 @@ class Segmenter:
     def vocabulary(self, words: Words) -> Vocabulary:
         """Words to ask for, then the distractors that they are told from.
 
-        Distractors are the training vocabulary and the calibration's background words. One that says an asked word
+        Distractors are the training vocabulary and those of the calibration. One that says an asked word
         again is left out: an equal name or synonym, and a word of the training vocabulary whose embedding is nearer to
         an asked one than any two of the training vocabulary are to one another.
 
@@ -122,7 +122,7 @@ class Segmenter:
         near = (known.embeds @ chosen.embeds.T).amax(1) > max(SYNONYM, between.max().item())  # [S]
         again = {known.names[index] for index in own[near].tolist()}
         others = [name for name in known.names if name not in again]
-        others += [name for name in self.model.calibration.background if not is_seen(name, known.names)]
+        others += [name for name in self.model.calibration.distractors if not is_seen(name, known.names)]
         others = [name for name in others if not is_seen(name, asked)]
         return self.model.vocabulary([*asked, *others])
 
@@ -169,7 +169,7 @@ class View:
         seen = vocabulary.seen[: len(names)].tolist()
         own = self.segmenter.model.calibration
         least = [score if score is not None else own.seen if flag else own.unseen for flag in seen]
-        found = [item for item in self._find(vocabulary, least) if item.area >= min_area]
+        found = [item for item in self.find(vocabulary, least) if item.area >= min_area]
         best_first = sorted(found, key=lambda item: -item.score / max(least[item.label], 1e-9))
         shown: list[Found] = []
         below = dict.fromkeys(names, 0)
@@ -181,8 +181,13 @@ class View:
         return Result(self.pixels, names, shown[:top_k], dict(zip(names, least, strict=True)), below)
 
     @torch.no_grad()
-    def _find(self, vocabulary: Vocabulary, least: list[float]) -> list[Detection]:
-        """Pairs of a query and one of the first ``len(least)`` words, down to a part of the word's threshold."""
+    def find(self, vocabulary: Vocabulary, least: list[float]) -> list[Detection]:
+        """Pairs of a region and a word, overlapping ones as well, down to a part of each word's least score.
+
+        Args:
+            vocabulary: of :meth:`Segmenter.vocabulary`.
+            least: of its first words; the others are what they are told from.
+        """
         model = self.segmenter.model
         prediction = model.ask(self.regions, vocabulary)
         chances = self.segmenter.ensemble(prediction.in_logits[0], prediction.out_logits[0], vocabulary.seen)

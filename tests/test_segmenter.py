@@ -164,7 +164,7 @@ def test_the_better_of_two_masks_exceeds_its_threshold_by_more(segmenter: score.
 def test_a_word_asked_alone_is_told_from_distractors(segmenter: score.Segmenter) -> None:
     """Without them a vocabulary of one word has probability 1 of every region that is no void."""
     image = noise(80, 120)
-    segmenter.model.calibration = Calibration(background=("road", "Ship,boat", "grass"))
+    segmenter.model.calibration = Calibration(distractors=("road", "Ship,boat", "grass"))
     vocabulary = segmenter.vocabulary("plane")
     assert vocabulary.names == ["plane", "ship", "storage_tank", "road", "grass"]
     assert vocabulary.seen.tolist() == [True, True, True, False, False]

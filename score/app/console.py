@@ -7,7 +7,19 @@ import sys
 
 from score.app.command import suggest
 
-COMMANDS = ["demo", "train", "predict", "evaluate", "benchmark", "sweep", "report", "weights", "convert", "align"]
+COMMANDS = [
+    "demo",
+    "train",
+    "predict",
+    "calibrate",
+    "evaluate",
+    "benchmark",
+    "sweep",
+    "report",
+    "weights",
+    "convert",
+    "align",
+]
 
 
 def main() -> None:

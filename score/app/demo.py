@@ -18,6 +18,7 @@ SHIFTED = "synthetic_shifted_val"
 @command("demo")
 def main(config: DictConfig) -> None:
     from score import runtime  # not before the settings have been read: PyTorch takes seconds
+    from score.app.calibrate import after_training
     from score.engine.evaluate import evaluate
     from score.engine.trainer import train
     from score.evaluation.tables import summary
@@ -31,6 +32,7 @@ def main(config: DictConfig) -> None:
     rows["... with its words shuffled"] = shuffled
     save_json(trained / "evaluation" / f"{SHIFTED}_shuffled.json", {**shuffled, "changes": ["shuffled"]})
 
+    after_training(config, trained)
     print(f"\n{summary(rows)}\n")
     print("unseen: seven classes that no training image shows, found by their names alone;")
     print("with the words dealt to one another's class, what was found by name is lost.\n")

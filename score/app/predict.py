@@ -33,7 +33,7 @@ def main(config: DictConfig) -> None:
     checks.check_numbers(config, top_k=checks.MAYBE_COUNT)
     runtime.log_to_stdout()
     settings = plain(config)
-    prediction.check_settings(settings)
+    prediction.check_picture(settings["picture"])
     words = read_words(settings["vocabulary"])
     images = prediction.find_images(settings["images"])
     output = Path(settings["output"])

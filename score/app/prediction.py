@@ -14,20 +14,13 @@ from typing import Any, NamedTuple, TextIO
 import score
 from score.data.coco_json import categories
 from score.data.images import SUFFIXES
-from score.engine.checks import Number, check_number
 from score.errors import ConfigError, DataError, OutputError
 from score.files import check_writable, write_whole
 from score.result import Result
 from score.segmenter import Segmenter
 
 PICTURES, JSON, LINES = "pictures", "predictions.json", "predictions.jsonl"
-CHOICE = {
-    "score": Number(float, 0, 1, optional=True),
-    "top_k": Number(int, 1, optional=True),
-    "overlap": Number(float, 0, 1),
-    "min_area": Number(float, 0),
-}
-RESIZE = Number(int, 1, optional=True)
+CHOICE = ("score", "top_k", "overlap", "min_area", "per_class")
 
 
 class Done(NamedTuple):
@@ -70,18 +63,14 @@ def find_images(source: str | Sequence[str]) -> list[Path]:
     return list(dict.fromkeys(paths))
 
 
-def check_settings(settings: Mapping[str, Any]) -> None:
-    """Make sure that thresholds, sizes and format can be meant.
+def check_picture(picture: str | None) -> None:
+    """Refuse a format that pictures are not written in.
 
     Raises:
-        ConfigError: one of them cannot.
+        ConfigError: it is neither jpg, png nor None.
     """
-    for key, number in CHOICE.items():
-        check_number(key, settings[key], number)
-    for key, value in settings["resize"].items():
-        check_number(f"resize.{key}", value, RESIZE)
-    if settings["picture"] not in (None, "jpg", "png"):
-        raise ConfigError(f"picture={settings['picture']}: not a format; use jpg, png or null")
+    if picture not in (None, "jpg", "png"):
+        raise ConfigError(f"picture={picture}: not a format; use jpg, png or null")
 
 
 def check_output(folder: Path, images: Sequence[Path] = ()) -> None:
@@ -216,7 +205,7 @@ def predict(
     """
     start = time.perf_counter()
     root = Path(os.path.commonpath([path.absolute().parent for path in images]))
-    choice = {key: settings[key] for key in (*CHOICE, "per_class")}
+    choice = {key: settings[key] for key in CHOICE}
     model = segmenter.model
     facts = {
         "weights": settings["weights"], "vocabulary": list(words), "images": str(root), **choice,

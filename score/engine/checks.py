@@ -44,7 +44,7 @@ _KEYS = {  # of all commands; a name that two of them have means the same in bot
     SHARE._replace(many=True): "alphas betas",
 }
 NUMBERS = {key: number for number, keys in _KEYS.items() for key in keys.split()}
-PRODUCTS = ("checkpoints", "evaluation", "pictures", "metrics.json", *model_folder.FILES)
+PRODUCTS = ("checkpoints", "evaluation", "pictures", "metrics.json", model_folder.CALIBRATION, *model_folder.FILES)
 STUDIES = ("benchmark", "sweep", "predictions")
 
 

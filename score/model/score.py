@@ -48,12 +48,12 @@ class Calibration(NamedTuple):
     Attributes:
         seen: of words of the training vocabulary.
         unseen: of all others.
-        background: words that compete with those asked, as the training vocabulary does, and are never reported.
+        distractors: words that compete with those asked, as the training vocabulary does, and are never reported.
     """
 
     seen: float = 0.3
     unseen: float = 0.3
-    background: tuple[str, ...] = ()
+    distractors: tuple[str, ...] = ()
 
 
 class Regions(NamedTuple):

@@ -129,7 +129,7 @@ def read_calibration(path: Path) -> Calibration:
     """
     content = _read_yaml(path)
     values: list[Any] = [content.get(key) for key in ("seen", "unseen")]
-    words = content.get("background", [])
+    words = content.get("distractors", [])
     if not all(type(value) in (int, float) and 0 <= value <= 1 for value in values) or not isinstance(words, list):
         raise WeightsError(f"cannot read {path} (seen and unseen are no scores in 0 .. 1); calibrate the model anew")
     return Calibration(float(values[0]), float(values[1]), tuple(map(str, words)))

@@ -14,7 +14,7 @@ from pycocotools.coco import COCO
 
 import score
 from score.app import prediction
-from score.app.prediction import Done, check_output, check_settings, find_images
+from score.app.prediction import Done, check_output, check_picture, find_images
 from score.data import images as data_images
 from score.errors import ConfigError, DataError, OutputError
 from score.result import Result
@@ -194,24 +194,11 @@ def test_images_are_found_in_order(images: Path, tmp_path: Path) -> None:
             find_images(source)
 
 
-def test_settings_that_cannot_be_meant_are_refused() -> None:
-    check_settings({**SETTINGS, "top_k": None, "score": None})
-    for key, value in (
-        ("score", 2),
-        ("score", "high"),
-        ("overlap", -0.1),
-        ("top_k", 0),
-        ("top_k", 2.5),
-        ("min_area", None),
-        ("score", True),
-    ):
-        with pytest.raises(ConfigError, match=key):
-            check_settings({**SETTINGS, key: value})
-    for side, value in (("shortest", -5), ("shortest", 0), ("longest", "big")):
-        with pytest.raises(ConfigError, match=rf"resize\.{side}={value}: not a whole number"):
-            check_settings({**SETTINGS, "resize": {side: value}})
+def test_a_picture_is_jpg_or_png() -> None:
+    for picture in (None, "jpg", "png"):
+        check_picture(picture)
     with pytest.raises(ConfigError, match="gif"):
-        check_settings({**SETTINGS, "picture": "gif"})
+        check_picture("gif")
 
 
 def test_outputs_that_cannot_be_written_are_refused(images: Path, tmp_path: Path) -> None:
