@@ -158,4 +158,4 @@ def test_the_ablation_is_a_multirun_that_goes_on_and_folds_into_a_table(place: P
     assert table.err == f"left out: {folders[0].relative_to(place)}, not trained to the end or not scored\n"
     lines = [line.split()[:2] for line in table.out.splitlines() if "rai=" in line]
     assert lines == [[f"gca={gca},", f"rai={rai}"] for rai in ("off", "small") for gca in ("off", "reference")]
-    assert table.out.count("+/-") == 3
+    assert sum("±" in line for line in table.out.splitlines()) == 3
