@@ -73,7 +73,7 @@ def test_several_datasets_in_one_command_end_with_a_summary(place: Path, call: C
     names = [path.stem for path in sorted((place / "out").glob("*.json"))]
     assert len(names) == 2
     assert sorted(path.name for path in (place / "out" / "pictures").iterdir()) == names
-    assert outcome.out.splitlines()[-5].split() == ["seen", "unseen"]  # above AP50 and AP50
+    assert outcome.out.splitlines()[-5].split() == ["AP", "AP50", "seen", "unseen"]  # above AP50 and AP50
 
 
 def test_two_sets_whose_json_has_one_name_keep_their_figures(place: Path, call: Call) -> None:
