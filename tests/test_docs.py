@@ -52,6 +52,7 @@ RULES: list[
     (r"score train experiment=isaid512_lite", "run", TINY),
     (r"score (evaluate|benchmark|sweep) ", "run", ("limit=2", *RUNTIME)),
     (r"score predict ", "run", RUNTIME[1:]),
+    (r"score calibrate ", "run", ("limit=2", *RUNTIME[1:])),
     (r"score report ", "run", ()),
     (r"score weights (list|check) ?", "run", ()),
     (r"score weights fetch ", "compose", ()),

@@ -27,6 +27,7 @@ def main(config: DictConfig) -> None:
     from score.app.words import read_words
     from score.engine import checks
     from score.files import sha256
+    from score.model.score import Calibration
     from score.segmenter import Segmenter
     from score.weights import folder
 
@@ -50,6 +51,8 @@ def main(config: DictConfig) -> None:
         elif len(images) > 1:
             print(f"error: {found}", file=sys.stderr, flush=True)
 
+    if settings["score"] is None and model.calibration == Calibration():
+        print(f"not calibrated: every word is shown from score {model.calibration.seen} on; score calibrate mends that")
     done = prediction.predict(segmenter, words, images, output, settings, report)
     if done.before:
         print(f"{done.before} images had been done before")

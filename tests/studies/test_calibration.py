@@ -93,3 +93,13 @@ def test_a_damaged_calibration_is_refused(place: Path) -> None:
     (place / "model" / model_folder.CALIBRATION).write_text("seen: high\nunseen: 0.1\n")
     with pytest.raises(score.errors.WeightsError, match=r"calibration\.yaml .*no scores"):
         score.Segmenter.from_pretrained(place / "model")
+
+
+@pytest.mark.slow
+def test_a_run_is_calibrated_at_its_end(place: Path, call: Call) -> None:  # noqa: F811
+    tiny = ("model=small", "backbone=tiny", "scene=tiny", "optim=lite", "paths.cache=null", "optim.iterations=1")
+    own = (f"data.train={OWN}", "data.test=[]", f"calibrate={OWN}", "output=run", "input.train.size=64")
+    done = call("train", *tiny, *own, "input.test.shortest=64", "runtime.workers=0", "runtime.device=cpu")
+    assert done.code == 0, done.err
+    assert "saved as run/calibration.yaml" in done.out
+    assert score.Segmenter.from_pretrained(place / "run", "cpu").model.calibration.distractors
