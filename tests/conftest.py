@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before any test module imports what reads them.
@@ -29,6 +31,24 @@ def _folder(variable: str) -> Path:
     if not folder.is_dir():
         pytest.fail(f"{variable}={folder}: no such folder", pytrace=False)
     return folder.resolve()
+
+
+def _forget_datasets() -> Iterator[None]:
+    """Datasets registered meanwhile are gone afterwards: the next test's set of the same name keeps its name."""
+
+    def catalogs() -> list[dict]:
+        data = sys.modules.get("detectron2.data")
+        return [data.DatasetCatalog, data.MetadataCatalog] if data else []
+
+    before = [set(catalog) for catalog in catalogs()] or [set(), set()]
+    yield
+    for catalog, known in zip(catalogs(), before, strict=False):
+        for name in set(catalog) - known:
+            catalog.pop(name)
+
+
+_of_a_test = pytest.fixture(autouse=True)(_forget_datasets)
+_of_a_module = pytest.fixture(autouse=True, scope="module")(_forget_datasets)
 
 
 @pytest.fixture(scope="session")

@@ -39,7 +39,7 @@ _KEYS = {  # of all commands; a name that two of them have means the same in bot
     POSITIVE: """optim.lr optim.weight_decay optim.clip_norm optim.warmup_factor min_area learn.lr learn.weight_decay
         learn.temperature""",
     POSITIVE._replace(many=True): "input.train.scale regions.scale",
-    SHARE: "min_score overlap input.train.flip learn.dropout learn.balance",
+    SHARE: "min_score overlap false_alarms input.train.flip learn.dropout learn.balance",
     MAYBE_SHARE: "score background ensemble.alpha ensemble.beta",
     SHARE._replace(many=True): "alphas betas",
 }
