@@ -46,7 +46,15 @@ def test_import_is_cheap() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("order", ["score, detectron2.modeling", "detectron2.modeling, score"])
+@pytest.mark.parametrize(
+    "order",
+    [
+        "score, detectron2.modeling",
+        "detectron2.modeling, score",
+        "score.model.matcher, detectron2.modeling",  # which import of ours is the first must not matter
+        "score.model.criterion, detectron2.modeling",
+    ],
+)
 def test_import_registers_the_meta_architecture(order: str) -> None:
     code = f"import {order}; print(detectron2.modeling.META_ARCH_REGISTRY.get('SCORE').__module__)"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)

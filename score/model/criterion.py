@@ -11,7 +11,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from score.model.matcher import HungarianMatcher
+from score.model import matcher as matching  # a module, for the reason in score.py
 
 
 class Target(NamedTuple):
@@ -41,7 +41,7 @@ class SetCriterion(nn.Module):
     def __init__(
         self,
         *,
-        matcher: HungarianMatcher,
+        matcher: matching.HungarianMatcher,
         class_weight: float,
         mask_weight: float,
         dice_weight: float,

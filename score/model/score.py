@@ -12,9 +12,9 @@ from detectron2.structures import ImageList
 from torch import Tensor, nn
 
 from score.errors import ConfigError, WeightsError
+from score.model import criterion as losses  # a module: it may be in the midst of importing what imports this one
 from score.model.classifier import Ensemble, InVocabulary, similarity
 from score.model.context.base import RegionContext, TextContext
-from score.model.criterion import SetCriterion, Target
 from score.model.mask_decoder import ClassEmbedding, Head, MaskDecoder
 from score.model.pixel_decoder import PixelDecoder, Pixels
 from score.model.postprocess import InstanceSelection, semantic_map
@@ -123,7 +123,7 @@ class SCORE(nn.Module):
         classifier: InVocabulary,
         rai: RegionContext | None,
         gca: TextContext | None,
-        criterion: SetCriterion,
+        criterion: losses.SetCriterion,
         ensemble: Ensemble,
         selection: InstanceSelection,
         train_names: Sequence[str],
@@ -274,13 +274,13 @@ class SCORE(nn.Module):
         targets = [self._target(item, images.tensor.shape[-2:]) for item in inputs]
         return self.criterion([(c, head.mask_logits) for c, head in zip(logits, heads, strict=True)], targets)
 
-    def _target(self, item: dict, padded: torch.Size) -> Target:
+    def _target(self, item: dict, padded: torch.Size) -> losses.Target:
         """Ground truth of one image, masks zero-padded as the image is."""
         instances = item["instances"]
         masks = instances.gt_masks.tensor.to(self.device)
         canvas = torch.zeros(len(masks), *padded, device=self.device)
         canvas[:, : masks.shape[-2], : masks.shape[-1]] = masks
-        return Target(instances.gt_classes.to(self.device), canvas)
+        return losses.Target(instances.gt_classes.to(self.device), canvas)
 
     def _result(
         self, regions: Regions, index: int, chances: Tensor, item: dict, masks: Literal["bits", "rle"], semantic: bool

@@ -161,3 +161,19 @@ def test_most_points_lie_where_the_mask_is_least_certain(criterion: SetCriterion
     logits[..., :width] = 0.0
     losses = criterion([(torch.zeros(1, 1, 4), logits)], [Target(torch.tensor([0]), torch.zeros(1, 32, 32))])
     assert float(losses["loss_mask"]) / (5 * math.log(2)) == pytest.approx(share, abs=0.02)
+
+
+@pytest.mark.parametrize("coarse", ["logits", "masks"])
+def test_corners_of_masks_are_not_aligned(coarse: str) -> None:
+    """A cell lies where it is drawn: the first of four columns ends at a quarter, not at a sixth, of the width."""
+    torch.manual_seed(0)
+    matcher = HungarianMatcher(class_weight=0.0, mask_weight=1.0, dice_weight=1.0, points=4096)
+    column = torch.arange(96)
+    if coarse == "masks":
+        masks = torch.tensor([1.0, 0.0, 0.0, 0.0]).expand(1, 4, 4)
+        logits = torch.stack([9.0 - 18 * (column >= 96 // 6), 9.0 - 18 * (column >= 96 // 4)])
+    else:
+        masks = (column < 96 // 4).float().expand(1, 4, 96)
+        logits = torch.tensor([[9.0, -3.0, -9.0, -9.0], [9.0, -9.0, -9.0, -9.0]])  # the first ends beyond
+    queries, _ = matcher(torch.zeros(2, 2), logits[:, None].expand(-1, 4, -1), torch.tensor([0]), masks)
+    assert queries.tolist() == [1]

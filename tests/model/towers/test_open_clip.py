@@ -168,3 +168,17 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="own.pt"):
         build("vit", str(tmp_path / "own.pt"))
     assert not (tmp_path / "was run").exists()
+
+
+def test_weights_in_the_hub_s_cache_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    folder = tmp_path / "models--nobody--tiny"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("0" * 40)
+    kept = folder / "snapshots" / ("0" * 40) / "sub" / "tiny.pt"
+    kept.parent.mkdir(parents=True)
+    kept.touch()
+    at_hub = {**PUBLISHED, "repository": "https://huggingface.co/nobody/tiny"}
+    assert find_weights(at_hub, None) == kept
+    with pytest.raises(WeightsError, match="weights not found"):
+        find_weights(PUBLISHED, None)  # published elsewhere

@@ -41,9 +41,10 @@ def test_a_region_pools_its_own_cells_only() -> None:
 def test_a_larger_map_has_the_positions_resized() -> None:
     tower = tiny_tower("resnet")
     pool = tower.visual.attnpool
+    pool.positional_embedding = nn.Parameter(torch.randn(1 + 9, 256))  # of a map of 3 x 3
     dense = torch.randn(1, 256, 3, 4, generator=torch.Generator().manual_seed(0))
     regions = tower.embed_regions(dense, torch.ones(1, 1, 3, 4))
-    grid = pool.positional_embedding[1:].reshape(2, 2, -1).permute(2, 0, 1)
+    grid = pool.positional_embedding[1:].reshape(3, 3, -1).permute(2, 0, 1)
     cells = F.interpolate(grid[None], (3, 4), mode="bilinear", align_corners=False)[0].flatten(1).T
     expected = attention_pooling(pool, dense[0].flatten(1).T, torch.cat([pool.positional_embedding[:1], cells]))
     torch.testing.assert_close(regions[0, 0], expected, rtol=1e-4, atol=1e-4)
