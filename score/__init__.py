@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import warnings
 from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 DISTRIBUTION = "score-segmenter"  # what pip calls this package: `score` on PyPI is another's
 __all__ = ["DISTRIBUTION", "Result", "Segmenter", "__version__", "load_model"]
+
+
+# detectron2 and fvcore use what torch calls outdated, at every start
+warnings.filterwarnings("ignore", message=r"`torch\.(jit|cuda\.amp)\.", category=FutureWarning)
 
 
 class _Registers(MetaPathFinder):

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
 import os
 import shlex
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import portalocker
 from platformdirs import user_cache_path
 
 from score.errors import InstallError, OutputError
@@ -90,6 +93,23 @@ def _sha256(path: Path, *facts: int) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes of this machine that ask so out of a folder, which need not exist, and need not afterwards.
+
+    Raises:
+        OutputError: another process is in it.
+    """
+    lock = Path(tempfile.gettempdir()) / f"score-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]}.lock"
+    try:
+        with portalocker.Lock(lock, fail_when_locked=True):
+            yield
+    except portalocker.AlreadyLocked as error:
+        raise OutputError(
+            f"{folder}: another process is writing there; wait for it, or choose another output"
+        ) from error
 
 
 def check_writable(folder: Path) -> None:

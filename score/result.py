@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from score.data.coco_json import annotation, categories
+from score.data.images import SUFFIXES
 from score.detections import Detection
 from score.errors import OutputError
 from score.files import write_text, write_whole
@@ -120,7 +121,8 @@ class Result:
         suffix = path.suffix.lower()
         if suffix == ".json":
             write_text(path, json.dumps(self.to_coco(), ensure_ascii=False) + "\n")
-        elif kind := Image.registered_extensions().get(suffix):
+        elif suffix in SUFFIXES:
+            kind = Image.registered_extensions()[suffix]
             write_whole(path, lambda partial: self.draw().save(partial, format=kind, quality=92))
         else:
-            raise OutputError(f"{path}: not a format that can be written; use .jpg, .png or .json")
+            raise OutputError(f"{path}: not a format that can be written; use {', '.join(SUFFIXES)} or .json")

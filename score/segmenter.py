@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from detectron2.data.transforms import ResizeShortestEdge
 
 from score import load_model
-from score.data.images import ImageLike, read_image
+from score.data.images import ImageLike, read_image, resized
 from score.detections import Detection, suppress
 from score.errors import ConfigError, WeightsError
 from score.masks import RLE, encode
@@ -53,7 +52,8 @@ class Segmenter:
         longest: int | None = None,
     ) -> None:
         self.model, self.ensemble = model.eval(), ensemble or model.ensemble
-        self.resize = ResizeShortestEdge(shortest or model.resize.shortest, longest or model.resize.longest)
+        own = model.resize
+        self.resize = own._replace(shortest=shortest or own.shortest, longest=longest or own.longest)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str | None = None) -> Segmenter:
@@ -84,8 +84,7 @@ class Segmenter:
             DataError: the image cannot be read, or is none.
         """
         pixels = read_image(image)
-        resized = self.resize.get_transform(pixels).apply_image(pixels)
-        tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1)))  # [3, h, w]
+        tensor = torch.from_numpy(np.ascontiguousarray(resized(pixels, *self.resize).transpose(2, 0, 1)))  # [3, h, w]
         return View(self, pixels, self.model.look([{"image": tensor}]))
 
     def segment(
@@ -162,9 +161,10 @@ class View:
             Objects at the image's own size, best first: the one that exceeds its threshold by the largest factor.
 
         Raises:
-            ConfigError: there is no word, an empty one, one said twice, or what is no word.
+            ConfigError: there is no word, an empty one, one said twice, what is no word, or a number out of bounds.
         """
         names = as_words(words)
+        check_choice(score, top_k, overlap, min_area)
         vocabulary = self.segmenter.vocabulary(names)
         seen = vocabulary.seen[: len(names)].tolist()
         own = self.segmenter.model.calibration
@@ -213,6 +213,21 @@ class View:
             inside, quality = binarise(self.regions.mask_logits[0, part], padded, size, output)
             for query, rle, value in zip(part, encode(inside), quality.tolist(), strict=True):
                 self._masks[query] = (rle, value)
+
+
+def check_choice(score: float | None, top_k: int | None, overlap: float, min_area: float) -> None:
+    """Refuse what is no choice of detections.
+
+    Raises:
+        ConfigError: naming it.
+    """
+    shares = {"overlap": overlap, "score": 0 if score is None else score}
+    if wrong := [key for key, value in shares.items() if not (isinstance(value, int | float) and 0 <= value <= 1)]:
+        raise ConfigError(f"{wrong[0]}={shares[wrong[0]]}: not a number in 0 .. 1")
+    if top_k is not None and (type(top_k) is not int or top_k < 1):
+        raise ConfigError(f"top_k={top_k}: not a whole number of at least 1, or None")
+    if not isinstance(min_area, int | float) or not min_area >= 0:
+        raise ConfigError(f"min_area={min_area}: not a number of at least 0")
 
 
 def as_words(words: Words) -> list[str]:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import score
-from score.errors import ConfigError, DataError, WeightsError
+from score.errors import ConfigError, DataError, OutputError, WeightsError
 from score.model.score import Calibration
 from score.segmenter import as_words
 from tests.tiny_model import tiny_folder
@@ -219,3 +219,37 @@ def test_what_is_no_image_is_refused(segmenter: score.Segmenter, tmp_path: Path)
             segmenter.look(wrong)
     with pytest.raises(DataError, match="no such image"):
         segmenter.look(tmp_path / "missing.png")
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [({"score": float("nan")}, "score=nan"), ({"overlap": -1}, "overlap=-1"), ({"top_k": 2.5}, "top_k=2.5"),
+     ({"top_k": -1}, "top_k=-1"), ({"min_area": "a"}, "min_area=a"), ({"score": "a"}, "score=a")],
+)  # fmt: skip
+def test_a_choice_that_is_none_is_refused(segmenter: score.Segmenter, choice: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        segmenter.segment(noise(40, 60), "ship", **choice)
+
+
+def test_what_can_never_be_an_image_is_refused(segmenter: score.Segmenter, tmp_path: Path) -> None:
+    for wrong in (None, 5):
+        with pytest.raises(DataError, match="give a path"):
+            segmenter.segment(wrong, "ship")
+    with pytest.raises(OutputError, match="not a format"):
+        segmenter.segment(noise(40, 60), "ship").save(tmp_path / "x.psd")
+
+
+def test_threads_may_ask_for_new_words_at_once(segmenter: score.Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    tower, inside = segmenter.model.backbone, []
+    encode = tower.encode_text
+
+    def alone(prompts: list[str]) -> torch.Tensor:
+        inside.append(1)
+        assert len(inside) == 1, "two threads in the text tower"
+        found = encode(prompts)
+        inside.pop()
+        return found
+
+    monkeypatch.setattr(tower, "encode_text", alone)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(segmenter.vocabulary, [f"word {number}" for number in range(40)]))

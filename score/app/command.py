@@ -11,7 +11,6 @@ import re
 import shlex
 import sys
 import textwrap
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -28,8 +27,6 @@ from score.errors import ConfigError, ScoreError
 from score.files import not_installed, shipped
 
 CONFIGS = shipped("configs")
-# detectron2 and fvcore use what torch calls outdated, at every start
-warnings.filterwarnings("ignore", message=r"`torch\.(jit|cuda\.amp)\.", category=FutureWarning)
 _REFERENCE = re.compile(r"\$\{[\w.]+\}$")  # to another setting: of that one's kind
 TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 

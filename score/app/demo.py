@@ -1,6 +1,7 @@
-"""See SCORE work: ``score demo`` draws aerial scenes, trains on them, and looks for words it never trained on.
+"""Train and try a small model on drawings.
 
-About six minutes on two CPU cores, nothing to download. Takes the same KEY=VALUE as ``score train``.
+``score demo`` draws aerial scenes, trains on them, and looks for words it never trained on. About six
+minutes on two CPU cores, nothing to download. Takes the same KEY=VALUE as ``score train``.
 """
 
 from __future__ import annotations

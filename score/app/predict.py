@@ -55,9 +55,10 @@ def main(config: DictConfig) -> None:
         print(f"not calibrated: every word is shown from score {model.calibration.seen} on; score calibrate mends that")
     done = prediction.predict(segmenter, words, images, output, settings, report)
     if done.before:
-        print(f"{done.before} images had been done before")
+        print(f"done before: {done.before} of {len(images)}")
     total = ", ".join(f"{count} {word}" for word, count in done.counts.items() if count) or "nothing"
-    print(f"in all: {total}; {done.seconds / max(done.images, 1):.2f} s an image\nsaved in {output}")
+    pace = f"; {done.seconds / done.images:.2f} s an image" if done.images else ""
+    print(f"in all: {total}{pace}\nsaved in {output}")
     if done.failed:
         print(f"{len(done.failed)} of {len(images)} images could not be read:", *done.failed, sep="\n", file=sys.stderr)
         sys.exit(1)

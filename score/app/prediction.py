@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -15,7 +16,7 @@ import score
 from score.data.coco_json import categories
 from score.data.images import SUFFIXES
 from score.errors import ConfigError, DataError, OutputError
-from score.files import check_writable, write_whole
+from score.files import check_writable, locked, write_whole
 from score.result import Result
 from score.segmenter import Segmenter
 
@@ -27,7 +28,7 @@ class Done(NamedTuple):
     """What predicting some images came to.
 
     Attributes:
-        counts: objects found, by word.
+        counts: objects found, by word, now and before.
         images: how many were segmented now.
         before: how many had been, in an earlier run.
         failed: what was wrong with each image that could not be read.
@@ -102,12 +103,17 @@ class Journal:
     def __init__(self, folder: Path, settings: Mapping[str, Any], overwrite: bool = False) -> None:
         self.folder, self.path, self.settings = folder, folder / LINES, json.loads(json.dumps(settings))
         self.done: dict[str, str | None] = {}  # file names, and the pictures made of them
-        lines = self._read()
-        known = next(lines, self.settings)
-        done = {item["image"]["file_name"]: item["image"].get("picture") for item in lines}
+        self.counts: Counter[int] = Counter()  # objects by category
+        lines, known, done = self._read(), self.settings, dict[str, str | None]()
+        with contextlib.suppress(*[OutputError] * overwrite):  # one that is damaged can be overwritten
+            known = next(lines, self.settings)
+            for item in lines:
+                done[item["image"]["file_name"]] = item["image"].get("picture")
+                self.counts.update(each["category_id"] for each in item["annotations"])
         if overwrite:
             for name in (JSON, LINES, *filter(None, done.values())):
                 (folder / name).unlink(missing_ok=True)
+            self.counts.clear()
             return
         if not done and (folder / JSON).exists():
             raise OutputError(f"{folder} holds a {JSON} without its {LINES}; set overwrite=true or another output")
@@ -129,7 +135,12 @@ class Journal:
                 if not line.endswith(b"\n"):
                     break
                 end += len(line)
-                yield json.loads(line)
+                try:
+                    yield json.loads(line)
+                except ValueError as error:
+                    raise OutputError(
+                        f"{self.path} is damaged ({error}); set overwrite=true, or choose another output"
+                    ) from error
         os.truncate(self.path, end)
 
     def add(self, image: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]]) -> None:
@@ -139,6 +150,7 @@ class Journal:
                 file.write(json.dumps(self.settings) + "\n")
             file.write(json.dumps({"image": image, "annotations": annotations}, ensure_ascii=False) + "\n")
         self.done[image["file_name"]] = image.get("picture")
+        self.counts.update(each["category_id"] for each in annotations)
 
     def fold(self, words: Sequence[str]) -> None:
         """Write ``predictions.json``, a COCO dataset of all that is done, never holding more than one image of it."""
@@ -203,25 +215,40 @@ def predict(
         DataError: no image could be read.
         OutputError: the folder cannot be written to, or holds predictions made with other settings.
     """
-    start = time.perf_counter()
     root = Path(os.path.commonpath([path.absolute().parent for path in images]))
     choice = {key: settings[key] for key in CHOICE}
     model = segmenter.model
     facts = {
         "weights": settings["weights"], "vocabulary": list(words), "images": str(root), **choice,
         "thresholds": model.calibration._asdict(), "ensemble": asdict(segmenter.ensemble),
-        "resize": [*segmenter.resize.short_edge_length, segmenter.resize.max_size], "picture": settings["picture"],
+        "resize": list(segmenter.resize), "picture": settings["picture"],
     }  # fmt: skip
     check_output(output, images)
     segmenter.vocabulary(list(words))  # refused, if at all, before anything is written
-    journal = Journal(output, facts, settings["overwrite"])
+    with locked(output):
+        return _predict(segmenter, words, images, output, facts, settings, report)
+
+
+def _predict(
+    segmenter: Segmenter,
+    words: Sequence[str],
+    images: Sequence[Path],
+    output: Path,
+    facts: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    report: Callable[[Path, Result | DataError], None],
+) -> Done:
+    start = time.perf_counter()
+    journal, choice = Journal(output, facts, settings["overwrite"]), {key: settings[key] for key in CHOICE}
     taken = {Path(picture).stem.lower() for picture in journal.done.values() if picture}
-    before, counts, failed, done = len(journal.done), Counter[str](), [], 0
+    before, failed, done = len(journal.done), [], 0
     for path in images:
-        name = path.absolute().relative_to(root).as_posix()
+        name = path.absolute().relative_to(facts["images"]).as_posix()
         if name in journal.done:
             continue
         try:
+            if not name.isprintable():  # bytes that are no UTF-8: neither a JSON nor a terminal can hold them
+                raise DataError(f"{name!a}: its name is not UTF-8; rename it")
             result = segmenter.segment(path, list(words), **choice)
         except DataError as error:
             failed.append(str(error))
@@ -234,12 +261,12 @@ def predict(
             result.save(output / image["picture"])
         output.mkdir(parents=True, exist_ok=True)
         journal.add(image, coco["annotations"])
-        counts.update(result.counts)
         done += 1
         report(path, result)
     if not journal.done:
         raise DataError(failed[0] if len(failed) == 1 else f"none of {len(failed)} images can be read: {failed[0]}")
     journal.fold(words)
+    counts = Counter({word: journal.counts[number] for number, word in enumerate(words, start=1)})
     return Done(counts, done, before, failed, time.perf_counter() - start)
 
 

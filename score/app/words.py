@@ -29,6 +29,8 @@ def read_words(source: Any) -> list[str]:
     if isinstance(source, Mapping):
         raise ConfigError(f"vocabulary={dict(source)}: not names; give a list of them, or a file with one name a line")
     if isinstance(source, list):
+        if nested := [name for name in source if isinstance(name, list | Mapping)]:
+            raise ConfigError(f"vocabulary: {nested[0]}: not a name; give a list of names")
         return check(["" if name is None else str(name) for name in source])
     path = Path(str(source))
     if not path.is_file() and not path.suffix and os.sep not in str(source):
@@ -57,7 +59,12 @@ def _names(text: str, suffix: str) -> list[str] | None:
     lines = [name for line in text.splitlines() if (name := line.split("#")[0].strip())]
     columns = [column.strip().lower() for column in lines[0].split(",")] if lines else []
     if "name" in columns and (suffix == ".csv" or len(columns) > 1):
-        return [row[columns.index("name")].strip() for row in list(csv.reader(io.StringIO("\n".join(lines))))[1:]]
-    if any(re.search(r"[][{}:;\"<>\t]|^\s*\d+\s*,", line) for line in lines) or (suffix == ".csv" and len(columns) > 1):
+        rows = list(csv.reader(io.StringIO("\n".join(lines))))[1:]
+        place = columns.index("name")
+        return [row[place].strip() for row in rows] if all(len(row) > place for row in rows) else None
+    indexed = bool(lines) and all(re.match(r"\d+\s", line) for line in lines)
+    if indexed or (suffix == ".csv" and len(columns) > 1):
+        return None
+    if any(re.search(r"[][{}:;\"<>\t]|^\d+\s*,", line) for line in lines):
         return None
     return lines

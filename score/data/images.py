@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, cast
 
 import numpy as np
+from detectron2.data.transforms import ResizeTransform
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
@@ -28,6 +29,22 @@ MAX_SIDE = 2**16
 _ORIENTATION = 0x0112  # the EXIF tag
 _SIDEWAYS = (5, 6, 7, 8)  # its values that swap width and height
 _BITS = 258  # TIFF's BitsPerSample
+
+
+def resized(pixels: NDArray[np.uint8], shortest: int, longest: int) -> NDArray[np.uint8]:
+    """Bring ``[H, W, 3]`` to a size as detectron2's ``ResizeShortestEdge`` does, but no side below one pixel.
+
+    Args:
+        pixels: the image.
+        shortest: wished length of the shorter side.
+        longest: greatest length of the longer side.
+    """
+    height, width = pixels.shape[:2]
+    scale = shortest / min(height, width)
+    scale *= min(1.0, longest / (scale * max(height, width)))
+    size = [max(1, int(side * scale + 0.5)) for side in (height, width)]
+    resized: NDArray[np.uint8] = ResizeTransform(height, width, *size).apply_image(pixels)
+    return resized
 
 
 def read_image(source: ImageLike, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
@@ -53,6 +70,8 @@ def read_image(source: ImageLike, size: tuple[int, int] | None = None) -> NDArra
         if file and Path(file).is_file():  # the channels' depth is forgotten once the pixels are loaded
             read_size(file)
         pixels = _pixels(source, file or "a Pillow image")
+    elif not isinstance(source, str | Path):
+        raise DataError(f"an image that is a {type(source).__name__}; give a path, a Pillow image or an array")
     else:
         with opened(source) as image:
             pixels = _pixels(image, source)

@@ -12,7 +12,7 @@ from detectron2.structures import BitMasks, Instances, polygons_to_bitmask
 from numpy.typing import NDArray
 
 from score import masks
-from score.data.images import read_image
+from score.data.images import read_image, resized
 from score.data.labels import UNLABELLED, read_labels
 
 Record = dict[str, Any]
@@ -129,7 +129,7 @@ class TestMapper:
     __test__ = False  # not a test case, whatever pytest makes of the name
 
     def __init__(self, shortest: int = 512, longest: int = 800) -> None:
-        self._resize = T.ResizeShortestEdge([shortest, shortest], longest)
+        self._shortest, self._longest = shortest, longest
 
     def __call__(self, record: Record) -> Record:
         """Map a dataset's dict, or one with ``file_name`` alone.
@@ -144,9 +144,13 @@ class TestMapper:
         stated = (record["width"], record["height"]) if "width" in record else None
         pixels = read_image(record["file_name"], stated)
         height, width = pixels.shape[:2]
-        resized = self._resize.get_transform(pixels).apply_image(pixels)
         rest = {key: value for key, value in record.items() if key != "annotations"}
-        return {**rest, "image": _tensor(resized), "height": height, "width": width}
+        return {
+            **rest,
+            "image": _tensor(resized(pixels, self._shortest, self._longest)),
+            "height": height,
+            "width": width,
+        }
 
 
 def reaches(annotation: Record, transform: T.TransformList, size: tuple[int, int]) -> bool:

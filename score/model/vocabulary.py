@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +21,7 @@ from score.model.towers.base import Tower
 from score.names import check, synonyms
 
 logger = logging.getLogger(__name__)
+_ONE_AT_A_TIME = threading.Lock()  # neither loading a text tower nor its tokenizer is safe between threads
 
 
 class TextBank(NamedTuple):
@@ -70,7 +72,7 @@ class TextEncoder:
         key = tuple(names)
         if key not in self._banks:
             # a bank outlives the step that asks, its mode and its precision
-            with torch.inference_mode(False), torch.no_grad():
+            with _ONE_AT_A_TIME, torch.inference_mode(False), torch.no_grad():
                 self._banks[key] = self._bank([synonyms(name) for name in check(names)])
         return self._banks[key]
 

@@ -43,12 +43,12 @@ class Ranking:
     hits: list[bool] = field(default_factory=list)
     instances: int = 0
 
-    def best(self) -> float:
-        """The least score at which F1 is greatest; 1 where nothing is right."""
+    def best(self) -> float | None:
+        """The least score at which F1 is greatest; None where nothing is right."""
         order = np.argsort(-np.array(self.scores), kind="stable")
         right = np.cumsum(np.array(self.hits, dtype=int)[order])
         if not right.any():
-            return 1.0
+            return None
         f1 = 2 * right / (np.arange(1, len(right) + 1) + self.instances)
         return self.scores[order[f1.argmax()]]
 
@@ -118,7 +118,8 @@ def calibrate(
     vocabulary = segmenter.vocabulary(names)
     seen = vocabulary.seen[: len(names)].tolist()
     absent = [word for word in absent if not is_seen(word, [*names, *model.train_names])]
-    if not absent and all(seen):
+    unseen_held = any(not seen[item.label] for record in records for item in ground_truth(record))
+    if not absent and not unseen_held:
         raise ConfigError("absent: every word of it is one of the model's or the dataset's; name others")
     groups = {True: Ranking(), False: Ranking()}
     alarms: list[float] = []
@@ -131,22 +132,28 @@ def calibrate(
             groups[seen[item.label]].hits.append(hit)
         for item in truth:
             groups[seen[item.label]].instances += 1
-        if all(seen):
+        if not unseen_held:
             for word in absent:
                 alone = view.find(segmenter.vocabulary(word), [LEAST / BELOW])
                 alarms += [item.score for item in _all(alone)]
     borne = int(false_alarms * len(records) * len(absent))
-    least = groups[False].best() if not all(seen) else sorted([*alarms, *[LEAST] * (borne + 1)], reverse=True)[borne]
-    chosen = {True: round(groups[True].best(), 3), False: round(max(least, LEAST), 3)}
+    best = {flag: groups[flag].best() for flag in (True, False)}
+    if not unseen_held:
+        best[False] = sorted([*alarms, *[LEAST] * (borne + 1)], reverse=True)[borne]
+    usual = Calibration()
+    chosen = {
+        flag: default if (value := best[flag]) is None else round(max(value, LEAST), 3)
+        for flag, default in ((True, usual.seen), (False, usual.unseen))
+    }
     model.calibration = Calibration(chosen[True], chosen[False], tuple(distractors))
-    rule = f"greatest F1 at mask IoU {IOU}"
+    rule, none = f"greatest F1 at mask IoU {IOU}", "as before: no such object of the set was found"
     alarm = f"{false_alarms:g} false alarms a word and image, {len(absent)} words"
     return {
         "seen": chosen[True],
         "unseen": chosen[False],
         "distractors": list(distractors),
-        "seen_rule": rule,
-        "unseen_rule": alarm if all(seen) else rule,
+        "seen_rule": rule if best[True] is not None else none,
+        "unseen_rule": alarm if not unseen_held else rule if best[False] is not None else none,
         "validation": {"dataset": dataset, "hash": fingerprint(records), "images": len(records)},
         "figures": {"seen" if flag else "unseen": groups[flag].at(chosen[flag]) for flag in sorted(set(seen))},
         "date": datetime.date.today().isoformat(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,9 +18,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from score.errors import ConfigError, ScoreError, WeightsError
-from score.files import write_text, write_whole
+from score.files import sha256, write_text, write_whole
 from score.model.score import SCORE, Calibration, Resize
 
+logger = logging.getLogger(__name__)
 WEIGHTS, CONFIG, VOCABULARY, CARD = "model.safetensors", "config.yaml", "vocabulary.yaml", "README.md"
 FILES = (WEIGHTS, CONFIG, VOCABULARY, CARD)
 CALIBRATION = "calibration.yaml"  # in a folder whose model has been calibrated
@@ -117,21 +119,25 @@ def load(
     except WeightsError as error:
         raise WeightsError(f"{folder / WEIGHTS}: {error}") from error
     if (folder / CALIBRATION).is_file():
-        model.calibration = read_calibration(folder / CALIBRATION)
+        model.calibration = read_calibration(folder)
     return model.to(device).eval(), config
 
 
-def read_calibration(path: Path) -> Calibration:
-    """Read ``calibration.yaml``, as ``tools/calibrate.py`` writes it.
+def read_calibration(folder: Path) -> Calibration:
+    """Read ``calibration.yaml``, as ``score calibrate`` writes it; one of other weights is left aside with a warning.
 
     Raises:
         WeightsError: it is damaged.
     """
+    path = folder / CALIBRATION
     content = _read_yaml(path)
     values: list[Any] = [content.get(key) for key in ("seen", "unseen")]
     words = content.get("distractors", [])
     if not all(type(value) in (int, float) and 0 <= value <= 1 for value in values) or not isinstance(words, list):
         raise WeightsError(f"cannot read {path} (seen and unseen are no scores in 0 .. 1); calibrate the model anew")
+    if content.get("weights") != sha256(folder / WEIGHTS):
+        logger.warning("%s is of other weights, and left aside; run score calibrate again", path)
+        return Calibration()
     return Calibration(float(values[0]), float(values[1]), tuple(map(str, words)))
 
 

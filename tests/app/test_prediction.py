@@ -225,3 +225,35 @@ def test_lines_are_json(segmenter: score.Segmenter, images: Path, tmp_path: Path
     settings, *lines = map(json.loads, (tmp_path / "out" / "predictions.jsonl").read_text().splitlines())
     assert settings["vocabulary"] == WORDS
     assert [line["image"]["file_name"] for line in lines] == ["a.PNG", "b.jpg"]
+
+
+def test_one_process_at_a_time_writes_an_output(segmenter: score.Segmenter, images: Path, tmp_path: Path) -> None:
+    paths = find_images(str(images))
+
+    def report(*_: Any) -> None:
+        with pytest.raises(OutputError, match="another process is writing there"):
+            predict(segmenter, paths, tmp_path / "out")
+
+    predict(segmenter, paths, tmp_path / "out", report)
+    assert len(load(tmp_path / "out").imgs) == 2
+
+
+def test_a_damaged_journal_is_one_line_and_can_be_overwritten(
+    segmenter: score.Segmenter, images: Path, tmp_path: Path
+) -> None:
+    paths, output = find_images(str(images)), tmp_path / "out"
+    first = predict(segmenter, paths, output)
+    again = predict(segmenter, paths, output)
+    assert again.counts == first.counts and again.images == 0  # what was found before counts
+    with (output / "predictions.jsonl").open("a") as file:
+        file.write("garbage\n")
+    with pytest.raises(OutputError, match="is damaged"):
+        predict(segmenter, paths, output)
+    assert predict(segmenter, paths, output, overwrite=True).counts == first.counts
+
+
+def test_a_name_that_is_no_text_is_reported(segmenter: score.Segmenter, images: Path, tmp_path: Path) -> None:
+    odd = images / os.fsdecode(b"caf\xe9.png")
+    Image.new("RGB", (40, 30)).save(odd)
+    done = predict(segmenter, find_images(str(images)), tmp_path / "out")
+    assert done.images == 2 and done.failed == ["'caf\\udce9.png': its name is not UTF-8; rename it"]

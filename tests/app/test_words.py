@@ -63,3 +63,16 @@ def test_words_that_are_none_are_refused(tmp_path: Path) -> None:
     for name in ("missing.txt", "binary.txt"):
         with pytest.raises(ConfigError, match=name):
             read_words(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("words", [["ship", ["a", "b"]], [{"a": "b"}]])
+def test_nested_words_are_refused(words: list) -> None:
+    with pytest.raises(ConfigError, match="not a name"):
+        read_words(words)
+
+
+@pytest.mark.parametrize(("name", "text"), [("a.csv", "id,name\n1\n"), ("a.txt", "0 ship\n1 dam\n")])
+def test_files_of_other_tables_are_refused(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError, match="not a list of names"):
+        read_words(str(tmp_path / name))

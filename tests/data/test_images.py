@@ -7,9 +7,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from detectron2.data.transforms import ResizeShortestEdge
 from PIL import Image
 
-from score.data.images import read_image, read_size
+from score.data.images import read_image, read_size, resized
 from score.errors import DataError
 
 
@@ -137,3 +138,14 @@ def test_pillows_limit_is_not_ours_and_stays_as_it_is(tmp_path: Path, monkeypatc
     for read in (read_image, read_size):
         with pytest.raises(DataError, match="too large, 17000x17000 pixels, and at most 268 million .* tiles"):
             read(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("size", [(480, 640), (333, 500), (37, 901), (900, 77), (512, 512)])
+def test_resizing_is_detectron2s(size: tuple[int, int]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    theirs = ResizeShortestEdge([64, 64], 96).get_transform(pixels).apply_image(pixels)
+    assert np.array_equal(resized(pixels, 64, 96), theirs)
+
+
+def test_a_thin_image_keeps_a_pixel() -> None:
+    assert resized(np.zeros((1, 20000, 3), dtype=np.uint8), 512, 800).shape == (1, 800, 3)

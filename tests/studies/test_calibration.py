@@ -33,7 +33,7 @@ def test_the_threshold_is_where_f1_is_greatest() -> None:
     assert ranking.best() == 0.4
     figures = ranking.at(0.4)
     assert (figures["precision"], figures["recall"], figures["found"]) == (0.75, 0.75, 4)
-    assert Ranking([0.4], [False], 4).best() == 1.0 and Ranking([], [], 4).at(0.5)["precision"] is None
+    assert Ranking([0.4], [False], 4).best() is None and Ranking([], [], 4).at(0.5)["precision"] is None
 
 
 def test_an_object_is_found_once_and_by_its_own_word() -> None:
@@ -75,7 +75,8 @@ def test_a_set_with_unseen_classes_says_their_threshold_itself(place: Path, call
     tiny_folder(place / "other", ["ship"], "input.test.shortest=64")
     assert call("calibrate", "model=other", f"data={OWN}", "runtime.threads=1").code == 0
     content = yaml.safe_load((place / "other" / "calibration.yaml").read_text())
-    assert content["unseen_rule"] == content["seen_rule"] == "greatest F1 at mask IoU 0.5"
+    right = content["figures"]["unseen"]["right"]
+    assert content["unseen_rule"].startswith("greatest F1" if right else "as before")
     assert content["figures"]["seen"]["instances"] + content["figures"]["unseen"]["instances"] == 12
 
 
@@ -103,3 +104,21 @@ def test_a_run_is_calibrated_at_its_end(place: Path, call: Call) -> None:  # noq
     assert done.code == 0, done.err
     assert "saved as run/calibration.yaml" in done.out
     assert score.Segmenter.from_pretrained(place / "run", "cpu").model.calibration.distractors
+
+
+def test_without_an_object_to_learn_from_a_threshold_stays(place: Path, call: Call) -> None:  # noqa: F811
+    """Where nothing that is found is right, a threshold of 1 would hide every word."""
+    tiny_folder(place / "other", ["quay"], "input.test.shortest=64", seed=5)
+    done = call("calibrate", "model=other", f"data={OWN}", "runtime.threads=1")
+    assert done.code == 0, done.err
+    content = yaml.safe_load((place / "other" / "calibration.yaml").read_text())
+    assert content["seen"] == Calibration().seen and "as before" in content["seen_rule"]  # no class was trained on
+    assert content["unseen"] < 1
+
+
+def test_thresholds_of_other_weights_are_left_aside(place: Path, caplog: pytest.LogCaptureFixture) -> None:
+    calibration.save(place / "model", {"seen": 0.7, "unseen": 0.1, "distractors": []})
+    assert score.load_model(place / "model", "cpu").calibration == Calibration(0.7, 0.1)
+    tiny_folder(place / "model", ["ship", "storage_tank", "plane"], "input.test.shortest=64", seed=1)
+    assert score.load_model(place / "model", "cpu").calibration == Calibration()
+    assert "is of other weights" in caplog.text

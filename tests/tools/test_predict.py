@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from score.studies import calibration
 from tests.tiny_model import tiny_folder
 from tests.tools.command_line import Call, files
 
@@ -45,12 +46,12 @@ def test_the_command_writes_pictures_and_predictions(model: Path, images: Path, 
     assert lines[0].startswith("a.png (80 x 60): ship: ") and lines[-1] == "saved in out"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "out"]  # and nothing else
     again = call("predict", f"model={model}", f"images={images}", words, "output=out", *ALL)
-    assert again.out.splitlines()[0] == "2 images had been done before"
+    assert again.out.splitlines()[0] == "done before: 2 of 2"
 
 
 def test_it_says_how_many_lie_below_the_threshold(model: Path, images: Path, call: Call) -> None:
     settings = ("score=null", "overlap=1", "runtime.threads=1")
-    (model / "calibration.yaml").write_text("seen: 1.0\nunseen: 0.9\n")
+    calibration.save(model, {"seen": 1.0, "unseen": 0.9, "distractors": []})
     try:
         done = call("predict", f"model={model}", f"images={images}", "vocabulary=[ship,quay]", "output=out", *settings)
     finally:
