@@ -41,7 +41,6 @@ class Regions(NamedTuple):
     """Pooled features of a dataset's regions.
 
     Attributes:
-        names: the dataset's class names.
         features: ``[N, D]`` fp16, of the tower's dense map.
         labels: ``[N]`` int64, indices of ``names``.
     """
@@ -81,14 +80,11 @@ def collect(
     """Pool the features of a dataset's ground-truth regions.
 
     Args:
-        tower: whose dense map is pooled.
-        dataset: a registered name.
         shortest: length in pixels that images' shortest edge is resized to.
         longest: greatest length of their longest edge.
         views: random views of each image; 0 for one upright view with exact masks, as in evaluation.
         scale: range of a random view's size, relative to the upright one.
         per_class: regions of a class at most, chosen at random.
-        seed: of the choice and the views.
 
     Returns:
         The regions. One that covers no position of the dense map is left out of random views; in the upright view it
@@ -164,10 +160,8 @@ def pool_view(tower: LiteTower, image: Tensor, masks: Tensor, view: View) -> tup
     """Pool regions of one view of an image, with masks on the grid that the model predicts them on.
 
     Args:
-        tower: whose dense map is pooled.
         image: ``[3, H, W]``, RGB in 0..255.
         masks: ``[N, H, W]``, 0 or 1.
-        view: how to look at it.
 
     Returns:
         ``[N, D]`` features and ``[N]`` bool: whether the region covers any position of the dense map.
@@ -219,13 +213,10 @@ def learn(
     Args:
         parts: regions with their class embeddings ``[C, E]``, normalised; each dataset is drawn equally often.
         text_mean: ``[E]``, kept in the projection.
-        hidden_dim: width of the hidden layer.
         steps, batch_size, lr, weight_decay: of AdamW, with a linear warm-up of ``warmup`` steps and a cosine decay.
         dropout: on the input and the hidden layer.
         temperature: factor between cosine similarity and logits.
         balance: a class is drawn in proportion to its size to the power ``1 - balance``.
-        warmup: steps.
-        seed: of initialisation, batches and dropout.
 
     Returns:
         The projection, in evaluation mode.
@@ -270,8 +261,6 @@ def accuracy(projection: Projection, regions: Regions, bank: Tensor) -> dict[str
     """The share of each class's regions that get its name, among all names of the dataset; absent classes are left out.
 
     Args:
-        projection: the learned one.
-        regions: to name.
         bank: ``[C, E]``, the names' embeddings, normalised.
     """
     named = (F.normalize(projection(regions.features.float()), dim=-1) @ bank.T).argmax(dim=-1)
@@ -288,7 +277,6 @@ def calibrate(projection: Projection, regions: Regions, bank: Tensor) -> float:
     """Set the projection's logit scale to the one under which held-out regions' names are likeliest.
 
     Args:
-        projection: its ``scale`` is set.
         regions: not among those it was learned on.
         bank: ``[C, E]``, the names' embeddings, normalised.
     """
@@ -305,7 +293,6 @@ def run(settings: Mapping[str, Any], device: torch.device, made_by: str) -> dict
 
     Args:
         settings: as in ``configs/align.yaml``.
-        device: of the tower.
         made_by: the command, for the file's metadata.
 
     Returns:

@@ -35,7 +35,6 @@ class CachedImage:
     """One image's predictions, for ``Q`` queries and ``C`` classes.
 
     Attributes:
-        image_id: as the dataset has it.
         size: height and width of the masks, which are those of the image.
         in_logits: ``[Q, C + 1]`` fp32 of the trained classifier, void last.
         out_logits: ``[Q, C]`` fp32 of the frozen tower.

@@ -26,7 +26,6 @@ class RunCheckpointer(Checkpointer):
     """detectron2's checkpointer for a model with ``trainable_state``: whole files only, however a run ends.
 
     Args:
-        model: a :class:`SCORE`.
         save_dir: where ``model_0001999.pth`` and ``last_checkpoint`` go.
         keep: so many of them stay, beside ``model_final.pth``, whatever run wrote them.
         facts: kept in each, for :func:`check_same`.
@@ -105,9 +104,7 @@ def check_same(state: Mapping[str, Any], facts: Mapping[str, Any], folder: Path)
     """Make sure that a run goes on as what it was; a checkpoint from before facts were kept is taken at its word.
 
     Args:
-        state: a checkpoint.
         facts: setting to what it is now, in words.
-        folder: the run's.
 
     Raises:
         ConfigError: naming every setting that differs.

@@ -88,7 +88,6 @@ def check_processes(config: DictConfig, world_size: int) -> None:
     """Check that each process to be started has a GPU, unless CPUs are asked for, and an equal share of the batch.
 
     Args:
-        config: the whole config.
         world_size: processes that run already, started by ``torchrun``.
 
     Raises:

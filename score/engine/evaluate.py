@@ -55,7 +55,6 @@ def evaluate(
 
     Args:
         model: a :class:`SCORE`; its mode is as before afterwards.
-        dataset: a registered name.
         ensemble: exponents; None for the model's own.
         workers: processes that read images, 0 for none beside this one.
         max_detections: of an image, over all classes.
@@ -99,11 +98,7 @@ def evaluate(
 
 
 def changes(config: DictConfig) -> list[str]:
-    """How an evaluation was set to differ from what the run itself would say of a dataset, a short word each.
-
-    Args:
-        config: of ``score evaluate``.
-    """
+    """How an evaluation was set to differ from what the run itself would say of a dataset, a short word each."""
     words = {
         "limit": config.limit,
         "max": config.max_detections if config.max_detections != MAX_DETECTIONS else None,
@@ -204,8 +199,6 @@ class Clock(DatasetEvaluator):
     """Reports progress, and the time an image takes.
 
     Args:
-        dataset: named in the reports.
-        total: images that this process will see.
         interval: seconds between reports.
     """
 
@@ -237,9 +230,6 @@ class Pictures(DatasetEvaluator):
     """Draws predictions beside the ground truth, ``FOLDER/IMAGE.jpg``.
 
     Args:
-        dataset: a registered name.
-        records: of what is scored.
-        folder: where pictures go.
         count: so many images are drawn, evenly spread.
         score, overlap: what is worth drawing, as :func:`score.detections.select` has it.
     """

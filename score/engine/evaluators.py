@@ -61,9 +61,6 @@ def evaluators(
 
     Args:
         tasks: as :func:`choose` gives them.
-        dataset: a registered name.
-        names: the words looked for.
-        seen: a flag for each.
         max_detections: of an image, over all classes.
         min_score: of a panoptic segment.
         background: pixels whose best semantic score is below this are background; None gives every pixel a class.
@@ -152,7 +149,6 @@ class Evaluator(DatasetEvaluator):
     Images that were never processed do not count, so that a part of a dataset can be scored.
 
     Args:
-        truth: the dataset.
         scorer: makes one without images.
         add: has a scorer count an image: its record, the image's rank, and the model's output.
         title: the key that the figures stand under; None for the whole result.

@@ -41,8 +41,6 @@ def origin(folder: Path, model: SCORE, config: DictConfig) -> dict[str, Any]:
     """What a model's raw predictions depend on: hashes of its weights, settings and code, and its towers.
 
     Args:
-        folder: the model folder.
-        model: built from it.
         config: its config, with the overrides it was built with.
     """
     network = OmegaConf.to_container(config.model.network, resolve=True)
@@ -98,7 +96,6 @@ def predict(
 
     Args:
         model: its mode is as before afterwards.
-        names: the words to look for.
         records: detectron2 dicts; each image is one batch.
         cache: takes every query of every image; complete for ``records`` afterwards.
         workers: processes that read images, 0 for none beside this one.
@@ -126,11 +123,8 @@ def encode(
     """All queries of one image of a batch, masks at the size of the image.
 
     Args:
-        prediction: of the batch.
-        index: which image of it.
         item: its detectron2 dict, with ``image_id``, and ``height`` and ``width`` of the result.
         selection: says how many masks are made at a time.
-        embeds: keep embeddings as well.
     """
     regions = prediction.regions
     size = regions.sizes[index]
@@ -162,9 +156,7 @@ def renamed(model: SCORE, images: Iterator[CachedImage], names: Sequence[str]) -
     """Cached images as the model would have seen them with other words; only the text is encoded.
 
     Args:
-        model: the one that the predictions are of.
         images: with embeddings.
-        names: the new words.
     """
     vocabulary = model.vocabulary(names)
     for image in images:

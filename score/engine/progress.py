@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import re
 import textwrap
@@ -19,6 +17,7 @@ from torch import nn
 
 from score import runtime
 from score.data.catalog import load
+from score.engine.predictions import digest
 from score.evaluation.tables import overview
 from score.names import is_seen
 
@@ -50,14 +49,13 @@ def facts(name: str) -> DatasetFacts:
     classes = list(MetadataCatalog.get(name).thing_classes)
     paths = ("file_name", "sem_seg_file_name")
     named = [{**record, **{key: Path(record[key]).name for key in paths if key in record}} for record in records]
-    digest = hashlib.sha256(json.dumps(named, sort_keys=True, default=str).encode()).hexdigest()[:16]
     return DatasetFacts(
         name,
         classes,
         len(records),
         sum(count > 0 for count in counts),
         sum(counts),
-        digest,
+        digest(named),
         "label images" if maps else "instances",
     )
 
@@ -100,8 +98,6 @@ def describe(model: nn.Module, train: DatasetFacts, tests: Sequence[DatasetFacts
     """Say what will be trained on what, in lines of at most 80 characters.
 
     Args:
-        model: a :class:`SCORE`.
-        train, tests: the datasets.
         settings: further lines, title to value.
     """
     lines = [

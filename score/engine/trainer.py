@@ -120,10 +120,7 @@ class Session:
     Building it writes nothing.
 
     Args:
-        config: the whole config.
         model: on its device, weights as they are to start from.
-        data, tests: the datasets.
-        device: where the model is.
         facts: what must stay the same when the run goes on, setting to value.
         state: a checkpoint to go on from, or None.
     """

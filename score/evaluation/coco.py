@@ -197,7 +197,6 @@ def by_class(
     """Figures of groups of classes, means over those where they are not NaN, and of each class.
 
     Args:
-        keys: of the figures.
         scores: ``[C, keys]``, NaN where undefined.
         names, seen, instances: of the ``C`` classes.
         harmonic: as :func:`split` has it.

@@ -74,7 +74,6 @@ class OrientedScorer:
 
         Args:
             record: a detectron2 dataset dict; its annotations are not looked at.
-            objects: the ground truth.
             detections: of this image, in any order.
             rank: of the image; equal scores rank by it, and no two images have the same.
 

@@ -100,10 +100,7 @@ class SCORE(nn.Module):
         pixel_decoder, mask_decoder, class_embedding, classifier: the trainable path, in the order of data.
         rai: region-aware integration, or None.
         gca: global context adaptation, or None.
-        criterion: training losses.
-        ensemble: combines the two classifiers.
         selection: instances from predictions.
-        train_names: the training vocabulary.
         prompts: templates that class names are put into.
         cache: folder for text banks, or None.
 

@@ -55,7 +55,6 @@ class TextEncoder:
     """Makes text banks with a tower, and remembers them by word.
 
     Args:
-        tower: the frozen encoder.
         prompts: templates with one ``{}`` each.
         cache: where words are kept between runs, as :func:`score.files.cache_folder` reads it; None: in memory only.
     """

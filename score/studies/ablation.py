@@ -25,8 +25,6 @@ class Run:
     """A run folder: what it was set to and what it reached.
 
     Attributes:
-        folder: the run's.
-        seed: of the run.
         choices: config groups, as ``rai`` to ``off``.
         settings: every other setting, dotted key to value.
         results: dataset to what the evaluator said.
@@ -45,8 +43,6 @@ class Line:
 
     Attributes:
         label: the settings in which they differ from other runs.
-        dataset: that they were scored on.
-        seeds: of the runs.
         values: ``group, metric`` to a figure of each run where it is defined.
     """
 
@@ -168,7 +164,6 @@ def tables(lines: Sequence[Line], digits: int = 1, between: str = "\n± ") -> li
 
     Args:
         lines: as :func:`fold` gives them.
-        digits: after the point.
         between: mean and deviation.
     """
 

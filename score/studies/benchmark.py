@@ -26,7 +26,6 @@ class Benchmark:
     """A benchmark's YAML.
 
     Attributes:
-        name: of the file.
         task: ``instances`` or ``semantic``.
         targets: dataset to its published ``alpha`` and ``beta``; one's own files as ``json`` and ``images``.
         fixed: the one pair.
@@ -62,7 +61,6 @@ class Row:
     """One target at one pair.
 
     Attributes:
-        target: the dataset.
         kind: ``published`` or ``fixed``: whose pair.
         alpha, beta: the pair.
         metrics: as :meth:`CocoScorer.finish` has them, None where the target is missing.

@@ -97,8 +97,6 @@ def calibrate(
     the threshold is the score that they exceed so often as is borne.
 
     Args:
-        segmenter: of the model.
-        dataset: a registered name.
         distractors: what :class:`Calibration` has.
         absent: words of which the dataset is taken to hold no object; those of its classes or the training vocabulary
             are left out.

@@ -42,12 +42,9 @@ def run(
     """Score every target at its published pair and at the fixed one.
 
     Args:
-        benchmark: what to score.
-        study: the model.
         output: finished cells are kept in ``output/cells`` under a hash of all that they depend on.
         came_from: kept with the cells that are scored now.
         top_k, max_detections: of an image.
-        root: of the datasets' working layout.
 
     Returns:
         The rows in the benchmark's order, published before fixed, and facts of each target: hash, images, and when and
@@ -70,13 +67,22 @@ def run(
             rows += [Row(target, kind, *benchmark.pair(target, kind), None, reason) for kind in PAIRS]
             facts[target] = {"missing": reason}
             continue
-        cells = Cells(study, target, benchmark.task, output / "cells", came_from, top_k, max_detections)
-        made = {}
+        records = test_records(target, study.limit)
+        own, made = study.facts(target, records), {}
         for kind in PAIRS:
             alpha, beta = benchmark.pair(target, kind)
-            metrics, made[kind] = cells.get(alpha, beta)
+            question = {
+                **own,
+                "task": benchmark.task,
+                "alpha": alpha,
+                "beta": beta,
+                "top_k": top_k,
+                "max_detections": max_detections,
+                "evaluator": f"score {predictions.code(*EVALUATORS)}, hotcoco {hotcoco.__version__}",
+            }
+            metrics, made[kind] = _cell(study, target, question, output / "cells", came_from)
             rows.append(Row(target, kind, alpha, beta, metrics, whole=study.limit is None))
-        facts[target] = {**cells.facts, "images": cells.images, "cells": made}
+        facts[target] = {**own, "images": len(records), "cells": made}
     return rows, facts
 
 
@@ -88,7 +94,6 @@ def write_reports(
     Args:
         benchmark, study, output: as :func:`run` has them.
         rows: what it returned, or some of it.
-        facts: what the figures come from.
         counts: ``top_k``, ``max_detections`` and ``pictures``, as :func:`score.studies.report.write_report` has them.
     """
     paths: list[Path] = []
@@ -139,65 +144,32 @@ def missing(target: str, settings: Mapping[str, Any]) -> str:
     return "" if needed else "no root of datasets is set"
 
 
-class Cells:
-    """A target's figures by pair: read where they are finished, otherwise scored and kept.
+def _cell(
+    study: Study, target: str, question: Mapping[str, Any], folder: Path, came_from: Mapping[str, Any]
+) -> tuple[Metrics, dict[str, Any]]:
+    """Figures at one pair, read where they are finished, otherwise scored and kept, and what they come from.
 
-    Args:
-        study: the model.
-        target: a registered dataset.
-        task: ``instances`` or ``semantic``.
-        folder: of finished cells.
-        came_from: kept with the cells that are scored now.
-        top_k, max_detections: of an image.
+    The figures are empty on all processes but the main one; the latter has ``seconds`` and ``finished``, here and now
+    or before.
     """
-
-    def __init__(
-        self,
-        study: Study,
-        target: str,
-        task: str,
-        folder: Path,
-        came_from: Mapping[str, Any],
-        top_k: int,
-        max_detections: int,
-    ) -> None:
-        self.study, self.target, self.task, self.folder, self.came_from = study, target, task, folder, came_from
-        self.top_k, self.max_detections = top_k, max_detections
-        records = test_records(target, study.limit)
-        self.images = len(records)
-        self.facts = study.facts(target, records)
-
-    def get(self, alpha: float, beta: float) -> tuple[Metrics, dict[str, Any]]:
-        """Figures at one pair, empty on all processes but the main one, and what they come from.
-
-        The latter has ``seconds`` and ``finished``, here and now or before.
-        """
-        question: dict[str, Any] = {
-            **self.facts,
-            "task": self.task,
-            "alpha": alpha,
-            "beta": beta,
-            "top_k": self.top_k,
-            "max_detections": self.max_detections,
-            "evaluator": f"score {predictions.code(*EVALUATORS)}, hotcoco {hotcoco.__version__}",
-        }
-        path = self.folder / f"{self.target}-{predictions.digest(question)}.json"
-        said = f"{self.target}  alpha {alpha:g}  beta {beta:g}"
-        with contextlib.suppress(OSError, ValueError, KeyError):  # not there, or damaged
-            known = json.loads(path.read_text(encoding="utf-8"))
-            found = known["metrics"], known["made"]
-            logger.info(f"{said}  finished before")
-            return found
-        start = time.perf_counter()
-        if self.task == "semantic":
-            metrics = self.study.semantic(self.target, alpha, beta)
-        else:
-            with self.study.predicted(self.target) as predicted:
-                main = comm.is_main_process()
-                metrics = predicted.score(alpha, beta, self.top_k, self.max_detections) if main else {}
-        seconds = round(time.perf_counter() - start, 1)
-        made = {**self.came_from, "seconds": seconds, "finished": time.strftime("%Y-%m-%d %H:%M:%S")}
-        if comm.is_main_process():
-            save_json(path, {"question": question, "made": made, "metrics": metrics})
-        logger.info(f"{said}  done in {seconds:.1f} s")
-        return metrics, made
+    alpha, beta = question["alpha"], question["beta"]
+    path = folder / f"{target}-{predictions.digest(question)}.json"
+    said = f"{target}  alpha {alpha:g}  beta {beta:g}"
+    with contextlib.suppress(OSError, ValueError, KeyError):  # not there, or damaged
+        known = json.loads(path.read_text(encoding="utf-8"))
+        found = known["metrics"], known["made"]
+        logger.info(f"{said}  finished before")
+        return found
+    start = time.perf_counter()
+    if question["task"] == "semantic":
+        metrics = study.semantic(target, alpha, beta)
+    else:
+        with study.predicted(target) as predicted:
+            main = comm.is_main_process()
+            metrics = predicted.score(alpha, beta, question["top_k"], question["max_detections"]) if main else {}
+    seconds = round(time.perf_counter() - start, 1)
+    made = {**came_from, "seconds": seconds, "finished": time.strftime("%Y-%m-%d %H:%M:%S")}
+    if comm.is_main_process():
+        save_json(path, {"question": question, "made": made, "metrics": metrics})
+    logger.info(f"{said}  done in {seconds:.1f} s")
+    return metrics, made

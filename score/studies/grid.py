@@ -43,7 +43,6 @@ class Candidates:
     """What one image brings to the sweep, without its masks: ``Q`` queries, ``C`` classes, ``G`` annotations.
 
     Attributes:
-        image_id: as the dataset has it.
         in_logits, out_logits, quality: ``[Q, C + 1]``, ``[Q, C]``, ``[Q]`` fp32, as in :class:`CachedImage`.
         overlap: ``[Q, G]`` fp64, IoU as COCO has it: with a crowd, the part of the query's mask inside it.
         labels: ``[G]``, classes of the annotations.
@@ -63,7 +62,6 @@ def candidates(cached: CachedImage, record: Mapping[str, Any]) -> Candidates:
     """Compare an image's masks with its ground truth; they are not needed any more afterwards.
 
     Args:
-        cached: its predictions.
         record: its detectron2 dataset dict; ``category_id`` is a position in the vocabulary of the predictions.
 
     Raises:
@@ -286,12 +284,7 @@ def heat_map(grid: Grid, group: Group = "all", metric: Metric = "AP", title: str
 
 
 def as_json(grid: Grid, names: Sequence[str]) -> dict[str, Any]:
-    """All of a grid for JSON: ``means`` by group and metric ``[A, B]``, ``ap`` ``[A, B, C, 3]``; None for undefined.
-
-    Args:
-        grid: the grid.
-        names: of its classes.
-    """
+    """All of a grid for JSON: ``means`` by group and metric ``[A, B]``, ``ap`` ``[A, B, C, 3]``; None for undefined."""
     groups, means = get_args(Group), {}
     for group in groups:
         means[group] = {metric: _plain(grid.mean(group, metric)) for metric in METRICS}

@@ -49,12 +49,9 @@ def write_report(
     """Write one self-contained HTML file.
 
     Args:
-        path: the file.
-        predicted: the dataset's predictions.
         metrics: what :meth:`PredictedDataset.score` says at the same exponents.
         alpha, beta, top_k, max_detections: as there.
         pictures: so many of the best and of the worst images.
-        facts: what the figures come from.
     """
     ensemble, seen = Ensemble(alpha=alpha, beta=beta), torch.tensor(predicted.seen)
     diagnosis = Diagnosis(predicted.names, score=SHOWN, max_detections=max_detections)
@@ -88,8 +85,6 @@ class Picture:
     """An image of the dataset, drawn.
 
     Attributes:
-        name: to call it by, such as its file name.
-        quality: how well it came out.
         image: ground truth beside prediction, as :func:`score.drawing.side_by_side` draws them, at any size.
     """
 
@@ -112,8 +107,6 @@ def write_page(
     """Write an evaluation as one HTML file.
 
     Args:
-        path: the file; its folder is made if missing.
-        title: its heading.
         facts: what the figures come from: model, dataset, date, settings; values are text, numbers, or mappings and
             sequences of these.
         metrics: what :meth:`CocoScorer.finish` returns, with those of boxes as ``boxes`` where they were scored.

@@ -32,8 +32,6 @@ class PredictedDataset:
     """A dataset and what a model says of it.
 
     Attributes:
-        dataset: its registered name.
-        records: detectron2 dicts.
         names: the ``C`` words looked for, one for each of the dataset's classes.
         seen: ``C`` flags, true for a word of the training vocabulary.
         cache: complete for the records.
@@ -72,11 +70,7 @@ class Study:
     """A model folder, ready to predict datasets into caches.
 
     Args:
-        folder: the model folder.
         cache: where predictions go, a file for each dataset and model.
-        device: where the model is.
-        overrides: changes to the model's config.
-        workers: processes that read images.
         limit: only so many images of each dataset, evenly spread.
     """
 
@@ -132,7 +126,6 @@ class Study:
         """A dataset's predictions, made now as far as they are not in the cache.
 
         Args:
-            dataset: a registered name.
             embeds: with embeddings, so that words can be changed.
 
         Raises:

@@ -47,13 +47,10 @@ def grids(
     """Score a dataset at every pair, for each cap; the network runs only where predictions are not in the cache.
 
     Args:
-        study: the model.
-        dataset: a registered name.
         alphas, betas: the pairs are all of these with all of those.
         top_k: caps on the query-class pairs taken of an image.
         max_detections: of an image, that count.
         words: other words for some classes; needs embeddings, which are kept in a cache of their own.
-
     """
     with study.predicted(dataset, embeds=bool(words)) as predicted:
         start = time.perf_counter()
@@ -85,8 +82,6 @@ def run(
 
     Args:
         config: of the command ``sweep``.
-        study: the model.
-        datasets, validation: registered names.
         words, caps: as :func:`grids` has them.
         shared: as :func:`check_datasets` gives it.
         came_from: what figures come from; it is kept with them.
@@ -124,9 +119,7 @@ def pick(grid: Grid, dataset: str, own: Ensemble, group: Group, metric: Metric) 
 
     Args:
         grid: of a validation set.
-        dataset: its name.
         own: the model's exponents.
-        group, metric: what should be highest.
 
     Raises:
         DataError: it is undefined there.
@@ -150,8 +143,6 @@ def verdict(
 
     Args:
         grid: of a target.
-        dataset: its name.
-        group, metric: the figure.
         picked: the pair that a validation set picked, or None.
         exact: a grid of the same target that holds the picked pair.
         tuned: the validation set holds images of the target.

@@ -36,7 +36,6 @@ def save(folder: Path, model: SCORE, config: DictConfig, card: Mapping[str, str]
     """Write a model folder, each file whole.
 
     Args:
-        folder: made if missing.
         model: a :class:`SCORE`; its frozen towers are named in the card, not written.
         config: the run's; ``config.model.network`` builds the model.
         card: sections of the card, title to Markdown.
@@ -94,8 +93,6 @@ def load(
     """Build the model of a folder, in evaluation mode, with its training vocabulary.
 
     Args:
-        folder: a model folder.
-        device: where the model goes.
         overrides: changes to its config, such as ``paths.weights=FOLDER``.
 
     Returns:

@@ -30,7 +30,6 @@ class Published:
     """A tower's weights, as its file in ``configs/tower`` states them.
 
     Attributes:
-        name: of the config.
         file: its path where it is published.
         repository: the address of that place.
         licence: terms of use, as far as they are stated there.
@@ -92,7 +91,6 @@ def fetch(tower: Published, folder: Path, hub: str | None = None) -> Path:
     """Download a tower's file into a folder; what was cut off goes on, and only a whole, verified file gets its name.
 
     Args:
-        tower: which one.
         folder: made if missing.
         hub: address of the hub, None for huggingface_hub's own setting (``HF_ENDPOINT``).
 

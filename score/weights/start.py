@@ -18,7 +18,6 @@ def initialise(model: SCORE, source: Path) -> str:
     """Copy what fits by name and shape into a model; the rest stays as it is.
 
     Args:
-        model: changed in place.
         source: a checkpoint as :func:`score.weights.released.read_checkpoint` reads it, or a model folder.
 
     Returns:
