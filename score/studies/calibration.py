@@ -119,6 +119,7 @@ def calibrate(
     unseen_held = any(not seen[item.label] for record in records for item in ground_truth(record))
     if not absent and not unseen_held:
         raise ConfigError("absent: every word of it is one of the model's or the dataset's; name others")
+    alone = [] if unseen_held else [segmenter.vocabulary(word) for word in absent]
     groups = {True: Ranking(), False: Ranking()}
     alarms: list[float] = []
     logger.info(f"calibrating on {dataset}: {len(records)} images")
@@ -130,10 +131,8 @@ def calibrate(
             groups[seen[item.label]].hits.append(hit)
         for item in truth:
             groups[seen[item.label]].instances += 1
-        if not unseen_held:
-            for word in absent:
-                alone = view.find(segmenter.vocabulary(word), [LEAST / BELOW])
-                alarms += [item.score for item in _all(alone)]
+        for word in alone:
+            alarms += [item.score for item in _all(view.find(word, [LEAST / BELOW]))]
     borne = int(false_alarms * len(records) * len(absent))
     best = {flag: groups[flag].best() for flag in (True, False)}
     if not unseen_held:

@@ -68,22 +68,18 @@ class Canvas:
         self._ground = Image.new("L", (self.side, self.side))
         self._ids = Image.new("L", (self.side, self.side))
         self._lay, self._stamp = ImageDraw.Draw(self._ground), ImageDraw.Draw(self._ids)
-        self._picture: Image.Image | None = None
-        self._paint: ImageDraw.ImageDraw | None = None
 
     # -- ground ----------------------------------------------------------------------------------------------------
 
-    def lay(self, ground: str, points: Sequence[Point]) -> None:
-        """Cover a polygon (canvas pixels) with a ground."""
-        self._lay.polygon(points, fill=GROUNDS.index(ground))
-
-    def lay_path(self, ground: str, points: Sequence[Point], width: float) -> None:
-        """Cover a path of ``width`` canvas pixels, with round joints, with a ground."""
-        index = GROUNDS.index(ground)
-        self._lay.line(points, fill=index, width=max(1, round(width)), joint="curve")
+    def lay(self, ground: str, points: Sequence[Point], width: float | None = None) -> None:
+        """Cover a polygon, or a path of ``width``, with a ground; all in canvas pixels."""
+        if width is None:
+            self._lay.polygon(points, fill=GROUNDS.index(ground))
+        else:
+            self._lay.line(points, fill=GROUNDS.index(ground), width=max(1, round(width)), joint="curve")
 
     def pave(self) -> None:
-        """Turn the laid grounds into a textured picture; objects are drawn on it from here on."""
+        """Turn the laid grounds into a textured picture, which ``paint`` draws objects on from here on."""
         rng, side = self.rng, self.side
         ground = np.asarray(self._ground)
         slow = self._noise(5) + 0.5 * self._noise(13)
@@ -98,7 +94,7 @@ class Canvas:
         colours = np.array([self.palette[name] for name in GROUNDS], dtype=np.float32)
         pixels = np.clip(colours[ground] + shade[..., None], 0, 255).astype(np.uint8)
         self._picture = Image.fromarray(pixels)
-        self._paint = ImageDraw.Draw(self._picture, "RGBA")  # blends translucent fills
+        self.paint = ImageDraw.Draw(self._picture, "RGBA")  # blends translucent fills
 
     def _noise(self, cells: int) -> NDArray[np.float32]:
         """Smooth noise of unit variance at its nodes, ``cells`` nodes across."""
@@ -106,16 +102,6 @@ class Canvas:
         return np.asarray(Image.fromarray(coarse).resize((self.side, self.side), Image.Resampling.BICUBIC))
 
     # -- objects ---------------------------------------------------------------------------------------------------
-
-    def fill(self, points: Sequence[Point], colour: Colour, alpha: int = 255) -> None:
-        """Paint a polygon (canvas pixels) on the picture only."""
-        assert self._paint is not None, "pave() comes before painting"
-        self._paint.polygon(points, fill=(*colour, alpha))
-
-    def stroke(self, points: Sequence[Point], colour: Colour, width: float, alpha: int = 255) -> None:
-        """Paint a path of ``width`` canvas pixels on the picture only."""
-        assert self._paint is not None, "pave() comes before painting"
-        self._paint.line(points, fill=(*colour, alpha), width=max(1, round(width)), joint="curve")
 
     def begin(self, category: str) -> int:
         """Open a new instance and return its id; ``stamp`` gives it its pixels."""
@@ -150,7 +136,6 @@ class Canvas:
 
     def finish(self) -> tuple[Image.Image, NDArray[np.uint8]]:
         """The picture and its instance map, ``[size, size]`` uint8, 0 for none, at the image's own size."""
-        assert self._picture is not None, "pave() comes before finish()"
         picture = self._picture.reduce(SUPERSAMPLE)
         ids = np.asarray(self._ids)
         a, b, c, d = ids[::2, ::2], ids[::2, 1::2], ids[1::2, ::2], ids[1::2, 1::2]
@@ -179,11 +164,12 @@ class Frame:
 
     def fill(self, points: Sequence[Point], colour: Colour, alpha: int = 255) -> None:
         """Paint a polygon."""
-        self.canvas.fill(self.pixels(points), colour, alpha)
+        self.canvas.paint.polygon(self.pixels(points), fill=(*colour, alpha))
 
     def stroke(self, points: Sequence[Point], colour: Colour, width: float, alpha: int = 255) -> None:
         """Paint a path, ``width`` in units."""
-        self.canvas.stroke(self.pixels(points), colour, width * self.canvas.scale, alpha)
+        thickness = max(1, round(width * self.canvas.scale))
+        self.canvas.paint.line(self.pixels(points), fill=(*colour, alpha), width=thickness, joint="curve")
 
     def lay(self, ground: str, points: Sequence[Point]) -> None:
         """Lay a ground under a polygon."""
@@ -191,14 +177,14 @@ class Frame:
 
     def lay_path(self, ground: str, points: Sequence[Point], width: float) -> None:
         """Lay a ground along a path, ``width`` in units."""
-        self.canvas.lay_path(ground, self.pixels(points), width * self.canvas.scale)
+        self.canvas.lay(ground, self.pixels(points), width * self.canvas.scale)
 
     def shadow(self, outline: Sequence[Point], height: float, alpha: int = 90) -> None:
         """Paint the shadow of a body of ``height`` units: its outline swept away from the sun."""
         dx, dy = (component * height * self.canvas.scale for component in self.canvas.sun)
         foot = self.pixels(outline)
         top = [(x + dx, y + dy) for x, y in foot]
-        self.canvas.fill(convex_hull([*foot, *top]), (12, 16, 28), alpha)
+        self.canvas.paint.polygon(convex_hull([*foot, *top]), fill=(12, 16, 28, alpha))
 
     def lit(self, x: float, y: float) -> float:
         """How much a face looking along local ``(x, y)`` is turned to the sun, -1 to 1."""

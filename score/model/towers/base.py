@@ -91,9 +91,6 @@ class Tower(nn.Module):
     def drop_text(self) -> None:
         """Free what only :meth:`encode_text` needs."""
 
-    def drop_vision(self) -> None:
-        """Free what only images need."""
-
     def train(self, mode: bool = True) -> Tower:
         """Stay in evaluation mode: a frozen tower has no training behaviour."""
         return super().train(False)

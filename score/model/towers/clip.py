@@ -87,8 +87,5 @@ class OpenCLIPTower(Tower):
         """What the image half computes in: its first convolution's precision."""
         return next(x for x in self.clip.visual.parameters() if x.ndim == 4).dtype
 
-    def drop_vision(self) -> None:
-        del self.clip.visual
-
     def _scene_input(self, images: Tensor) -> Tensor:
         return resize(images, self.image_size)

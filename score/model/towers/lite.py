@@ -52,7 +52,6 @@ class LiteTower(Tower):
     channels = CHANNELS
     pixel_mean = (127.0, 127.0, 127.0)
     pixel_std = (128.0, 128.0, 128.0)
-    dense_stride = 8
     dense_dim = sum(CHANNELS[name] for name in DENSE) + CHANNELS["res5"]
 
     def __init__(self, *, projection: str | None = None) -> None:
@@ -128,9 +127,6 @@ class LiteTower(Tower):
 
     def drop_text(self) -> None:
         self._text = None
-
-    def drop_vision(self) -> None:
-        self.blocks = nn.ModuleDict()
 
 
 class _SentenceEncoder(nn.Module):
