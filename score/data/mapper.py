@@ -18,6 +18,29 @@ from score.data.labels import UNLABELLED, read_labels
 Record = dict[str, Any]
 
 
+class QuarterTurn(T.Transform):
+    """Turn an image counter-clockwise by quarters, as ``np.rot90`` does; exact, for pixel i spans i to i + 1.
+
+    Args:
+        height, width: of the image, in pixels.
+        quarters: how many, 0 to 3.
+    """
+
+    def __init__(self, height: int, width: int, quarters: int) -> None:
+        super().__init__()
+        self.height, self.width, self.quarters = height, width, quarters
+
+    def apply_image(self, img: NDArray[Any]) -> NDArray[Any]:
+        """Turn ``[height, width, ...]``."""
+        return np.rot90(img, self.quarters)
+
+    def apply_coords(self, coords: NDArray[Any]) -> NDArray[Any]:
+        """Turn points ``[N, 2]``, x and y in pixels."""
+        x, y = coords.T
+        turned = ((x, y), (y, self.width - x), (self.width - x, self.height - y), (self.height - y, x))
+        return np.stack(turned[self.quarters], axis=1)
+
+
 class TrainMapper:
     """Read and augment an image with its instances: flip, large-scale jitter, crop or padding to a fixed square.
 
@@ -29,8 +52,10 @@ class TrainMapper:
         size: side of the square, in pixels.
         scale: range of the factor between the square and the one that the image is fitted into.
         flip: probability of mirroring left and right.
+        turns: also turn by a random number of quarters; with a flip of 0.5 all eight views are as likely.
         image_pad: grey level of the padding; masks are padded with 0.
         max_instances: keep so many instances of an image, chosen at random; None for all.
+        ignore: also say where nothing may count as background.
         seed: of all this.
     """
 
@@ -40,12 +65,14 @@ class TrainMapper:
         size: int = 512,
         scale: Sequence[float] = (0.1, 2.0),
         flip: float = 0.5,
+        turns: bool = False,
         image_pad: float = 128,
         max_instances: int | None = None,
+        ignore: bool = False,
         seed: int = 0,
     ) -> None:
-        self.size, self.scale, self.flip = size, (float(scale[0]), float(scale[1])), flip
-        self.image_pad, self.max_instances, self.seed = image_pad, max_instances, seed
+        self.size, self.scale, self.flip, self.turns = size, (float(scale[0]), float(scale[1])), flip, turns
+        self.image_pad, self.max_instances, self.ignore, self.seed = image_pad, max_instances, ignore, seed
         self._rng = np.random.default_rng(seed)
 
     def __call__(self, record: Record) -> Record:
@@ -54,7 +81,9 @@ class TrainMapper:
         Returns:
             ``image`` ``[3, size, size]`` uint8 RGB, ``height`` and ``width`` of it, ``image_id``, ``file_name``, and
             ``instances`` with ``gt_classes`` int64 ``[N]`` and ``gt_masks`` (``BitMasks``, bool ``[N, size, size]``);
-            N may be 0. Of a label image, all that shows a class is one instance.
+            N may be 0. Of a label image, all that shows a class is one instance. With ``ignore`` also ``ignore``
+            (bool ``[size, size]``): crowds, instances beyond ``max_instances`` and what a label image leaves
+            unlabelled, but no padding; instances that are kept may overlap it.
 
         Raises:
             DataError: the image cannot be read or has another size than stated.
@@ -63,9 +92,10 @@ class TrainMapper:
         rng = np.random.default_rng([self.seed, record["position"]]) if "position" in record else self._rng
         transform = self._draw(rng, *pixels.shape[:2])
         if "sem_seg_file_name" in record:
-            classes, kept = _regions(record, transform)
+            classes, kept, ignored = _regions(record, transform)
         else:
-            classes, kept = self._instances(rng, record.get("annotations", ()), transform)
+            classes, kept, left = self._instances(rng, record.get("annotations", ()), transform)
+            ignored = self._covered(left if self.ignore else (), transform)
         instances = Instances((self.size, self.size))
         instances.gt_classes = torch.tensor(classes, dtype=torch.int64)
         stacked = np.stack(kept) if kept else np.zeros((0, self.size, self.size), dtype=bool)
@@ -77,18 +107,22 @@ class TrainMapper:
             "image_id": record["image_id"],
             "file_name": record["file_name"],
             "instances": instances,
+            **({"ignore": torch.from_numpy(ignored)} if self.ignore else {}),
         }
 
     def _draw(self, rng: np.random.Generator, height: int, width: int) -> T.TransformList:
-        """Draw the flip, the size and the crop for an image."""
-        flip = T.HFlipTransform(width) if rng.random() < self.flip else T.NoOpTransform()
+        """Draw the flip, the turn, the size and the crop for an image."""
+        views: list[T.Transform] = [T.HFlipTransform(width) if rng.random() < self.flip else T.NoOpTransform()]
+        if self.turns:  # else nothing is drawn: without turns a seed gives what it always gave
+            views.append(turn := QuarterTurn(height, width, int(rng.integers(4))))
+            height, width = (width, height) if turn.quarters % 2 else (height, width)
         ratio = self.size * rng.uniform(*self.scale) / max(height, width)
         h, w = max(1, round(height * ratio)), max(1, round(width * ratio))
         y, x = (round(max(0, length - self.size) * rng.random()) for length in (h, w))
         kept_h, kept_w = min(h, self.size), min(w, self.size)
         return T.TransformList(
             [
-                flip,
+                *views,
                 T.ResizeTransform(height, width, h, w),
                 T.CropTransform(x, y, self.size, self.size, w, h),
                 T.PadTransform(0, 0, self.size - kept_w, self.size - kept_h, kept_w, kept_h, self.image_pad),
@@ -97,25 +131,39 @@ class TrainMapper:
 
     def _instances(
         self, rng: np.random.Generator, annotations: Sequence[Record], transform: T.TransformList
-    ) -> tuple[list[int], list[NDArray[np.bool_]]]:
-        """Classes and masks of the instances that the transform leaves pixels of."""
+    ) -> tuple[list[int], list[NDArray[np.bool_]], list[Record]]:
+        """Classes and masks of the instances that the transform leaves pixels of, and what is left out: see ignore."""
         crop = (self.size, self.size)
         candidates = [item for item in annotations if not item.get("iscrowd") and reaches(item, transform, crop)]
+        left = [item for item in annotations if item.get("iscrowd")]
         if self.max_instances is not None and len(candidates) > self.max_instances:
-            chosen = rng.choice(len(candidates), self.max_instances, replace=False)
-            candidates = [candidates[i] for i in sorted(chosen)]
+            chosen = set(rng.choice(len(candidates), self.max_instances, replace=False))
+            left += [item for i, item in enumerate(candidates) if i not in chosen]
+            candidates = [item for i, item in enumerate(candidates) if i in chosen]
         found = [(item["category_id"], rasterise(item["segmentation"], transform, crop)) for item in candidates]
         seen = [(label, mask) for label, mask in found if mask.any()]
-        return [label for label, _ in seen], [mask for _, mask in seen]
+        return [label for label, _ in seen], [mask for _, mask in seen], left
+
+    def _covered(self, annotations: Sequence[Record], transform: T.TransformList) -> NDArray[np.bool_]:
+        """All that the masks of annotations cover of the image, without the padding around it."""
+        covered = np.zeros((self.size, self.size), dtype=bool)
+        for item in annotations:
+            covered |= rasterise(item["segmentation"], transform, covered.shape)
+        padding = transform.transforms[-1]  # polygons may reach beyond the image
+        covered[padding.orig_h :], covered[:, padding.orig_w :] = False, False
+        return covered
 
 
-def _regions(record: Record, transform: T.TransformList) -> tuple[list[int], list[NDArray[np.bool_]]]:
-    """The classes that a label image shows after a transform, and all of each in one mask; others are unlabelled."""
+def _regions(
+    record: Record, transform: T.TransformList
+) -> tuple[list[int], list[NDArray[np.bool_]], NDArray[np.bool_]]:
+    """The classes that a label image shows after a transform, all of each in one mask, and where it is unlabelled."""
     labels = read_labels(record["sem_seg_file_name"], record["classes"], (record["height"], record["width"]))
     kind = np.uint8 if record["classes"] < UNLABELLED else np.float32  # 0 is unlabelled here, as padding is
     seen = transform.apply_segmentation((labels + 1).astype(kind))
     found = [int(value) for value in np.unique(seen) if value]
-    return [value - 1 for value in found], [seen == value for value in found]
+    unlabelled = transform.apply_segmentation((labels < 0).astype(kind)).astype(bool)
+    return [value - 1 for value in found], [seen == value for value in found], unlabelled
 
 
 class TestMapper:

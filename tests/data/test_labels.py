@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from detectron2.data import MetadataCatalog
 from PIL import Image
 
@@ -130,6 +131,23 @@ def test_label_images_are_augmented_with_their_images(halves: dict[str, Any]) ->
     assert max(sum(pair) for pair in areas) <= 400
     whole = TrainMapper(size=40, scale=(1.0, 1.0), flip=0.0)(halves)["instances"].gt_masks.tensor
     assert whole.sum((1, 2)).tolist() == [4 * 4 * 20, 4 * 12 * 10]
+
+
+@pytest.mark.parametrize("classes", [3, 300])
+def test_label_images_are_turned_with_their_images_and_say_what_is_unlabelled(
+    halves: dict[str, Any], classes: int
+) -> None:
+    labels = np.asarray(Image.open(halves["sem_seg_file_name"]))
+    Image.fromarray(np.dstack([labels] * 3)).save(halves["file_name"])  # the image shows its labels
+    mapper, shapes = TrainMapper(size=20, scale=(1.0, 1.0), image_pad=7, turns=True, ignore=True, seed=2), set()
+    for _ in range(32):
+        mapped = mapper({**halves, "classes": classes})
+        shown = mapped["image"][0]
+        assert torch.equal(mapped["ignore"], shown == UNLABELLED)
+        for label, mask in zip(mapped["instances"].gt_classes, mapped["instances"].gt_masks.tensor, strict=True):
+            assert torch.equal(mask, shown == label)
+        shapes.add(shown.numpy().tobytes())
+    assert len(shapes) == 8
 
 
 def test_a_label_that_is_no_class_is_found_in_training(halves: dict[str, Any]) -> None:

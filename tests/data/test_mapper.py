@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import transforms as T
+from PIL import Image
 from pycocotools import mask as coco_mask
 
+from score import masks
 from score.data import catalog
 from score.data.images import read_image
-from score.data.mapper import TestMapper, TrainMapper, rasterise, reaches
+from score.data.mapper import QuarterTurn, TestMapper, TrainMapper, rasterise, reaches
 from score.errors import DataError
 
 Write = Callable[..., tuple[Path, Path]]
@@ -73,6 +75,123 @@ def test_flip_is_exact(records: list[dict[str, Any]]) -> None:
         a, b = plain(record), mirrored(record)
         assert torch.equal(a["image"][:, :40].flip(2), b["image"][:, :40])
         assert torch.equal(a["instances"].gt_masks.tensor.flip(2), b["instances"].gt_masks.tensor)
+
+
+@pytest.mark.parametrize("quarters", range(4))
+def test_quarter_turns_are_those_of_numpy(quarters: int) -> None:
+    rng = np.random.default_rng(quarters)
+    still, turn = T.TransformList([T.NoOpTransform()]), T.TransformList([QuarterTurn(30, 50, quarters)])
+    size = (50, 30) if quarters % 2 else (30, 50)
+    pixels, labels = rng.integers(0, 255, (30, 50, 3), dtype=np.uint8), rng.integers(0, 9, (30, 50), dtype=np.uint8)
+    assert np.array_equal(turn.apply_image(pixels), np.rot90(pixels, quarters))
+    assert np.array_equal(turn.apply_segmentation(labels), np.rot90(labels, quarters))
+    for rings in (
+        [[3, 4, 21, 4, 21, 9, 30, 9, 30, 28, 3, 28], [40, 0, 50, 0, 50, 30, 40, 30]],
+        [[7, 2, 8, 2, 8, 3, 7, 3]],
+    ):
+        straight = rasterise(rings, still, (30, 50))
+        assert np.array_equal(rasterise(rings, turn, size), np.rot90(straight, quarters))
+        (rle,) = masks.encode(straight[None])
+        assert np.array_equal(rasterise(rle, turn, size), np.rot90(straight, quarters))
+    slanted = [list(rng.uniform(0, 30, 8))]
+    differ = rasterise(slanted, turn, size) != np.rot90(rasterise(slanted, still, (30, 50)), quarters)
+    assert differ.mean() <= 0.01  # COCO rounds an edge between pixels to one side of it
+
+
+def views(pixels: np.ndarray) -> set[bytes]:
+    """The eight ways to lay a square picture down."""
+    return {np.rot90(side, k).tobytes() for side in (pixels, pixels[:, ::-1]) for k in range(4)}
+
+
+@pytest.mark.parametrize("kind", ["polygon", "rle"])
+@pytest.mark.parametrize("turns", [False, True])
+def test_mask_and_image_are_turned_alike_to_all_eight_views(tmp_path: Path, kind: str, turns: bool) -> None:
+    shape = np.zeros((40, 40), dtype=bool)
+    shape[4:30, 6:12] = shape[4:9, 6:30] = True  # no view looks like another
+    Image.fromarray(np.dstack([shape] * 3).astype(np.uint8) * 255).save(tmp_path / "f.png")
+    polygon = [[6, 4, 30, 4, 30, 9, 12, 9, 12, 30, 6, 30]]
+    segmentation = polygon if kind == "polygon" else masks.encode(shape[None])[0]
+    record = {
+        "file_name": str(tmp_path / "f.png"),
+        "image_id": 0,
+        "height": 40,
+        "width": 40,
+        "annotations": [{"segmentation": segmentation, "category_id": 0}],
+    }
+    mapper, seen = TrainMapper(size=40, scale=(1, 1), turns=turns, seed=0), []
+    for _ in range(64):
+        sample = mapper(record)
+        (mask,) = sample["instances"].gt_masks.tensor
+        assert torch.equal(mask, sample["image"][0] > 127)
+        seen.append(mask.numpy().tobytes())
+    assert set(seen) == (views(shape) if turns else {shape.tobytes(), shape[:, ::-1].tobytes()})
+    assert min(map(seen.count, seen)) >= (2 if turns else 20)
+
+
+def test_turned_images_that_are_no_squares_are_fitted_and_cropped(records: list[dict[str, Any]]) -> None:
+    mapper = TrainMapper(size=96, scale=(0.5, 2.0), image_pad=0, turns=True, seed=5)
+    upright = 0
+    for index in range(40):
+        sample = mapper(records[index % 2])
+        white = sample["image"][0] > 127
+        if len(sample["instances"]) and white.sum() >= 100:
+            assert iou(sample["instances"].gt_masks.tensor[0], white) > 0.85
+        columns, rows = white.any(0).sum(), white.any(1).sum()
+        upright += bool(rows > 2 * columns > 0)
+    assert upright > 8
+
+
+def test_without_turns_a_seed_draws_what_it_always_drew(records: list[dict[str, Any]]) -> None:
+    good = records[0]["annotations"][0]
+    crowded = {**records[0], "annotations": [{**good, "category_id": i} for i in range(9)]}
+    mapper = TrainMapper(size=30, scale=(1.1, 3.0), max_instances=4, ignore=True, seed=8)
+    picture = Image.open(records[0]["file_name"])
+    for position in range(12):
+        rng = np.random.default_rng([8, position])
+        mirrored = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else picture
+        ratio = 30 * rng.uniform(1.1, 3.0) / 60
+        width, height = round(60 * ratio), round(40 * ratio)
+        y, x = (round(max(0, length - 30) * rng.random()) for length in (height, width))
+        whole = np.asarray(mirrored.resize((width, height), Image.Resampling.BILINEAR))
+        sample = mapper({**crowded, "position": position})
+        crop = whole[y : y + 30, x : x + 30]
+        assert np.array_equal(sample["image"].permute(1, 2, 0)[: len(crop)], crop)
+        if len(sample["instances"]) == 4:
+            assert sample["instances"].gt_classes.tolist() == sorted(rng.choice(9, 4, replace=False))
+
+
+def test_ignored_is_all_that_is_no_background_but_no_padding(records: list[dict[str, Any]]) -> None:
+    good = records[0]["annotations"][0]
+    polygon = {**good, "iscrowd": 1, "segmentation": [[50, 30, 70, 30, 70, 50, 50, 50]]}  # beyond the image's corner
+    runs = np.zeros((1, 40, 60), dtype=bool)
+    runs[0, :5, :8] = True
+    record = {
+        **records[0],
+        "annotations": [good, polygon, {**good, "iscrowd": 1, "segmentation": masks.encode(runs)[0]}],
+    }
+    expected = torch.zeros(80, 80, dtype=torch.bool)
+    expected[30:40, 50:60] = expected[:5, :8] = True
+    sample = TrainMapper(size=80, scale=(0.75, 0.75), flip=0, ignore=True, seed=0)(record)
+    assert len(sample["instances"]) == 1
+    assert sample["ignore"].dtype == torch.bool and torch.equal(sample["ignore"], expected)
+    assert "ignore" not in TrainMapper(size=80, seed=0)(record)
+    nothing = TrainMapper(size=80, ignore=True, seed=0)(records[0])["ignore"]
+    assert nothing.shape == (80, 80) and not nothing.any()
+
+
+@pytest.mark.parametrize("turns", [False, True])
+def test_instances_beyond_the_cap_are_ignored(records: list[dict[str, Any]], turns: bool) -> None:
+    good = records[0]["annotations"][0]
+    boxes = [[x, y, x + 4, y, x + 4, y + 4, x, y + 4] for x in range(0, 60, 10) for y in range(0, 40, 10)]
+    crowded = {**records[0], "annotations": [{**good, "segmentation": [box]} for box in boxes]}
+    settings = {"size": 60, "scale": (1, 1), "turns": turns, "seed": 3}
+    every, some = TrainMapper(**settings), TrainMapper(**settings, max_instances=5, ignore=True)
+    for position in range(8):
+        whole = every({**crowded, "position": position})["instances"].gt_masks.tensor.any(0)
+        sample = some({**crowded, "position": position})
+        kept = sample["instances"].gt_masks.tensor.any(0)
+        assert kept.sum() == 5 * 16 and not (kept & sample["ignore"]).any()
+        assert torch.equal(kept | sample["ignore"], whole)
 
 
 def test_sizes_cover_the_range_of_the_jitter(records: list[dict[str, Any]]) -> None:
