@@ -72,7 +72,7 @@ def read_last(folder: Path) -> dict[str, Any]:
     """Read the newest whole checkpoint of a run, onto the CPU; a damaged one is named in a warning.
 
     Returns:
-        ``model``, ``trainer``, ``facts``, ``iteration`` (the last one done).
+        ``model``, ``trainer``, ``facts``, ``iteration`` (the last one done), and ``average`` of a run that has one.
 
     Raises:
         WeightsError: there is none, or all are damaged.

@@ -40,7 +40,7 @@ _KEYS = {  # of all commands; a name that two of them have means the same in bot
         learn.temperature""",
     POSITIVE._replace(many=True): "input.train.scale regions.scale",
     SHARE: "min_score overlap false_alarms input.train.flip learn.dropout learn.balance",
-    MAYBE_SHARE: "score background ensemble.alpha ensemble.beta",
+    MAYBE_SHARE: "score background ensemble.alpha ensemble.beta optim.ema",
     SHARE._replace(many=True): "alphas betas",
 }
 NUMBERS = {key: number for number, keys in _KEYS.items() for key in keys.split()}

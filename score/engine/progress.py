@@ -67,6 +67,7 @@ def lasting(config: DictConfig, train: DatasetFacts) -> dict[str, Any]:
         "classes": ", ".join(train.classes),
         "seed": config.seed,
         "optim.batch_size": config.optim.batch_size,
+        "optim.ema": config.optim.ema or "null",
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from score import runtime
 from score.data.loaders import train_loader
 from score.engine import checks, progress
+from score.engine.average import MovingAverage
 from score.engine.checkpoint import RunCheckpointer, check_same, has_checkpoint, read_last, restore
 from score.engine.evaluate import evaluate, register
 from score.engine.optim import ClippedAdamW, parameter_groups, warmed_up
@@ -155,6 +157,7 @@ class Session:
         )
         self.batches = iter(loader)
         self.trainer = _trainer(_distributed(model, device), self.batches, optimiser, self.amp, device)
+        self.average = None if optim.ema is None else MovingAverage(model, optim.ema)
         self.checkpointer = RunCheckpointer(
             model,
             str(self.output / "checkpoints"),
@@ -162,10 +165,13 @@ class Session:
             facts=facts,
             save_to_disk=comm.is_main_process(),
             trainer=self.trainer,
+            **({"average": self.average} if self.average else {}),
         )
         if state:
             check_same(state, facts, self.output)
             restore(state, model, self.trainer)
+            if self.average:
+                self.average.load_state_dict(state.get("average", state["model"]))
 
     def settings(self) -> dict[str, Any]:
         """How it will be trained, title to words."""
@@ -174,7 +180,8 @@ class Session:
             steps += f", from {self.start:,} on,"
         return {
             "schedule": f"{steps} of {optim.batch_size} images, AdamW at {optim.lr:g}, decay {optim.weight_decay:g}, "
-            f"gradient norm at most {optim.clip_norm:g}",
+            f"gradient norm at most {optim.clip_norm:g}"
+            + (f", weights averaged with decay {optim.ema:g}" if self.average else ""),
             "runtime": f"{self.device} x {comm.get_world_size()}, amp {self.amp}, seed {self.config.seed}",
             "output": self.output,
         }
@@ -211,6 +218,8 @@ class Session:
         # Each step draws from its own seed, so a resumed run draws what the uninterrupted one would have drawn.
         seed = hooks.CallbackHook(before_step=lambda trainer: runtime.seed_everything(self.config.seed, trainer.iter))
         found = [seed, hooks.IterationTimer(), hooks.LRScheduler(scheduler=self.schedule)]
+        if average := self.average:  # before a checkpoint is written
+            found.append(hooks.CallbackHook(after_step=lambda trainer: average.update(trainer.iter)))
         if comm.is_main_process():
             found.append(hooks.PeriodicCheckpointer(self.checkpointer, optim.checkpoint_period))
             found.append(hooks.CallbackHook(after_train=self._save))
@@ -228,7 +237,12 @@ class Session:
     def _save(self, trainer: SimpleTrainer) -> None:
         """Write the model folder before the last evaluation, should that fail."""
         if trainer.iter >= self.config.optim.iterations:
-            model_folder.save(self.output, self.model, self.config, {})
+            with self._averaged():
+                model_folder.save(self.output, self.model, self.config, {})
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        """Within it the model has the weights that the run hands out: the average, where there is one."""
+        return self.average.in_place() if self.average else nullcontext()
 
     def evaluate(self) -> dict[str, dict[str, float]]:
         """Score the model on each test set; files beside the weights, pictures to TensorBoard, figures to the log."""
@@ -236,15 +250,16 @@ class Session:
         scalars: dict[str, dict[str, float]] = {}
         for test in self.tests:
             pictures = self.output / "pictures" / test.name
-            results = evaluate(
-                self.model,
-                test.name,
-                workers=self.config.runtime.workers,
-                max_detections=settings.max_detections,
-                limit=settings.limit,
-                pictures=settings.pictures,
-                picture_folder=pictures,
-            )
+            with self._averaged():
+                results = evaluate(
+                    self.model,
+                    test.name,
+                    workers=self.config.runtime.workers,
+                    max_detections=settings.max_detections,
+                    limit=settings.limit,
+                    pictures=settings.pictures,
+                    picture_folder=pictures,
+                )
             if not results:
                 continue
             self.results[test.name] = results

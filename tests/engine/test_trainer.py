@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,8 +16,11 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from score.data.mapper import TrainMapper
+from score.engine import trainer
 from score.engine.checkpoint import read_last
+from score.engine.evaluate import evaluate
 from score.errors import ConfigError, OutputError, ScoreError, WeightsError
+from score.model.score import SCORE
 from score.weights.folder import load
 from tests.engine.runs import ITERATIONS, run, run_config
 
@@ -115,6 +119,48 @@ def test_a_resumed_run_ends_as_the_uninterrupted_one(folder: Path) -> None:
     assert whole.keys() == again.keys()
     for name, value in whole.items():
         assert torch.equal(value, again[name]), name
+
+
+def test_an_averaged_run_scores_and_keeps_the_average_and_is_resumed_exactly(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored: list[torch.Tensor] = []
+
+    def watched(model: SCORE, *args: Any, **settings: Any) -> Any:
+        scored.append(model.classifier.void.detach().clone())
+        return evaluate(model, *args, **settings)
+
+    monkeypatch.setattr(trainer, "evaluate", watched)
+    output = run(tmp_path, "optim.ema=0.9", "optim.eval_period=3")
+    kept, last = weights(output), read_last(output / "checkpoints")
+    early = torch.load(output / "checkpoints" / "model_0000002.pth")
+    assert set(last["average"]) == set(last["model"]) == set(kept)
+    for name, value in weights(finished).items():  # training itself is what it is without
+        assert torch.equal(value, last["model"][name]), name
+        assert torch.equal(kept[name], last["average"][name]), name
+    assert torch.equal(kept["rai.calls"], last["model"]["rai.calls"])
+    assert not torch.equal(kept["classifier.void"], last["model"]["classifier.void"])
+    assert len(scored) == 2
+    assert torch.equal(scored[0], early["average"]["classifier.void"])
+    assert torch.equal(scored[1], kept["classifier.void"])
+
+    (output / "checkpoints" / "last_checkpoint").write_text("model_0000002.pth")
+    again = weights(run(tmp_path, "resume=true", "optim.ema=0.9", "optim.eval_period=3"))
+    for name, value in kept.items():
+        assert torch.equal(value, again[name]), name
+    with pytest.raises(ConfigError, match=r"optim\.ema is null, had been 0\.9"):
+        run(tmp_path, "resume=true", "optim.iterations=8")
+
+
+def test_a_checkpoint_without_an_average_starts_one(folder: Path) -> None:
+    path = folder / "run" / "checkpoints" / "model_final.pth"
+    state = torch.load(path)
+    del state["facts"]["optim.ema"]  # as an earlier version wrote it
+    torch.save(state, path)
+    run(folder, "resume=true", "optim.iterations=8", "optim.ema=1", "data.test=[]")
+    average = read_last(folder / "run" / "checkpoints")["average"]["classifier.void"]
+    old, new = state["model"]["classifier.void"], read_last(folder / "run" / "checkpoints")["model"]["classifier.void"]
+    assert (average - old).norm() < (new - old).norm()
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_gives_others(finished: Path, tmp_path: Path) -> None:
@@ -223,6 +269,7 @@ def test_bfloat16_trains_close_to_full_precision(finished: Path, tmp_path: Path)
         ("output=/proc/run", "cannot write to /proc/run"),
         ("optim.batch_size=0", "optim.batch_size=0: not a whole number of at least 1"),
         ("optim.lr=fast", "optim.lr=fast: not a number"),
+        ("optim.ema=1.5", r"optim.ema=1.5: not a number in 0 \.\. 1, or null"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_written(tmp_path: Path, override: str, message: str) -> None:
@@ -237,7 +284,8 @@ def test_what_cannot_be_is_refused_before_anything_is_written(tmp_path: Path, ov
 def test_two_processes_train_one_model(tmp_path: Path) -> None:
     script = tmp_path / "both.py"
     script.write_text(
-        "import sys\nfrom pathlib import Path\nfrom tests.engine.runs import run\nrun(Path(sys.argv[1]))\n"
+        "import sys\nfrom pathlib import Path\nfrom tests.engine.runs import run\n"
+        "run(Path(sys.argv[1]), 'optim.ema=0.5')\n"
     )
     run_config(tmp_path)  # writes the data once, before both would
     root = Path(__file__).parents[2]
@@ -255,7 +303,9 @@ def test_two_processes_train_one_model(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     assert "runtime     cpu x 2" in done.stdout
     assert done.stdout.count("train       instances") == 1
-    load(tmp_path / "run")
+    average = read_last(tmp_path / "run" / "checkpoints")["average"]
+    for name, value in load(tmp_path / "run")[0].trainable_state().items():
+        assert torch.equal(value, average[name]), name
     results = json.loads((tmp_path / "run" / "evaluation" / "instances.json").read_text())
     assert results["images"] == 6
 
@@ -264,6 +314,7 @@ def test_two_processes_train_one_model(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         (["optim.batch_size=4"], "optim.batch_size is 4, had been 2"),
+        (["optim.ema=0.9"], "optim.ema is 0.9, had been null"),
         (["seed=43"], "seed is 43, had been 42"),
         (["backbone.tower.seed=5"], "backbone is tiny: random.* seed 5, had been tiny: random"),
         (["seed=43", "optim.batch_size=4"], "seed is 43, had been 42; optim.batch_size is 4, had been 2"),
