@@ -10,7 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from score.data.synthetic import generate as synthetic
 from score.errors import WeightsError
+from score.weights.folder import load
 from score.weights.start import initialise
 from tests.engine.runs import run
 from tests.tiny_model import tiny_folder, tiny_model
@@ -85,3 +87,28 @@ def test_a_run_starts_from_it_and_says_so(tmp_path: Path, caplog: pytest.LogCapt
     with pytest.raises(WeightsError, match="checkpoint not found"):
         run(tmp_path, "init=nowhere.pth", f"output={tmp_path}/other")
     assert not (tmp_path / "other").exists()
+
+
+def test_a_model_of_drawn_scenes_goes_on_with_other_words_and_counts_anew(tmp_path: Path) -> None:
+    drawn = synthetic.generate(tmp_path, "synthetic", "train", images=4, size=64, seed=3, workers=1)
+    data = [f"data.train.json={drawn}/instances_train.json", f"data.train.images={drawn}/images", "data.test=[]"]
+    source = run(tmp_path, *data, f"output={tmp_path}/source", "optim.iterations=3")
+    first, _ = load(source)
+    assert "swimming pool" in first.train_names and int(first.rai.calls) == 3 * 2  # two heads a step
+
+    settings = [f"init={source}", "data.test=[]", "optim.iterations=2", "optim.checkpoint_period=1", "optim.ema=0.9"]
+    still, _ = load(run(tmp_path, *settings, f"output={tmp_path}/still", "optim.lr=0"))
+    assert still.train_names == ["ship", "storage_tank", "plane"]
+    for name, value in first.trainable_state().items():
+        assert name == "rai.calls" or torch.equal(value, still.trainable_state()[name]), name
+    assert int(still.rai.calls) == 2 * 2  # the size of the dilation is learned for the new images
+    kept, _ = load(run(tmp_path, *settings, f"output={tmp_path}/kept", "rai.gumbel_calls=0"))
+    assert int(kept.rai.calls) == 0 and kept.rai.kernel == first.rai.kernel
+
+    whole = run(tmp_path, *settings)
+    expected = load_file(whole / "model.safetensors")
+    (whole / "checkpoints" / "last_checkpoint").write_text("model_0000000.pth")
+    run(tmp_path, *settings, "resume=true")  # from its own checkpoint, not from the start again
+    for name, value in load_file(whole / "model.safetensors").items():
+        assert torch.equal(value, expected[name]), name
+    assert int(expected["rai.calls"]) == 2 * 2
