@@ -14,7 +14,7 @@ from score.data.images import ImageLike, read_image, resized
 from score.detections import Detection, suppress
 from score.errors import ConfigError, WeightsError
 from score.masks import RLE, encode
-from score.model.postprocess import binarise
+from score.model.postprocess import binarise, sureness
 from score.names import is_seen
 from score.result import Found, Result
 
@@ -135,7 +135,7 @@ class View:
 
     def __init__(self, segmenter: Segmenter, pixels: NDArray[np.uint8], regions: Regions) -> None:
         self.segmenter, self.pixels, self.regions = segmenter, pixels, regions
-        self._masks: dict[int, tuple[RLE, float]] = {}  # of queries, with the mean probability inside
+        self._masks: dict[int, tuple[RLE, float]] = {}  # of queries, with its `sureness`
 
     def ask(
         self,
@@ -191,11 +191,12 @@ class View:
         model = self.segmenter.model
         prediction = model.ask(self.regions, vocabulary)
         chances = self.segmenter.ensemble(prediction.in_logits[0], prediction.out_logits[0], vocabulary.seen)
+        shown = self.regions.shown(0)
         chances = chances.softmax(-1)[:, : len(least)]  # [Q, C]
-        margin = chances / torch.tensor(least, device=chances.device).clamp(min=1e-9)
+        margin = chances[shown] / torch.tensor(least, device=chances.device).clamp(min=1e-9)
         best, pairs = margin.flatten().topk(min(model.selection.top_k, margin.numel()))
         pairs = pairs[best >= BELOW]
-        queries, labels = (pairs // len(least)).tolist(), (pairs % len(least)).tolist()
+        queries, labels = shown[pairs // len(least)].tolist(), (pairs % len(least)).tolist()
         self._encode([query for query in dict.fromkeys(queries) if query not in self._masks])
         found = []
         for query, label in zip(queries, labels, strict=True):
@@ -206,12 +207,13 @@ class View:
 
     def _encode(self, queries: list[int]) -> None:
         """Make masks at the image's size, only of queries that some word has asked for."""
-        size, padded, output = self.regions.sizes[0], self.regions.padded, self.pixels.shape[:2]
+        regions, output = self.regions, self.pixels.shape[:2]
         chunk = self.segmenter.model.selection.chunk(output)
         for start in range(0, len(queries), chunk):
             part = queries[start : start + chunk]
-            inside, quality = binarise(self.regions.mask_logits[0, part], padded, size, output)
-            for query, rle, value in zip(part, encode(inside), quality.tolist(), strict=True):
+            inside, confidence = binarise(regions.mask_logits[0, part], regions.padded, regions.sizes[0], output)
+            sure = sureness(confidence, None if regions.quality is None else regions.quality[0, part])
+            for query, rle, value in zip(part, encode(inside), sure.tolist(), strict=True):
                 self._masks[query] = (rle, value)
 
 

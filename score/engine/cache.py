@@ -38,7 +38,7 @@ class CachedImage:
         size: height and width of the masks, which are those of the image.
         in_logits: ``[Q, C + 1]`` fp32 of the trained classifier, void last.
         out_logits: ``[Q, C]`` fp32 of the frozen tower.
-        quality: ``[Q]`` fp32, mean probability inside each mask.
+        quality: ``[Q]`` fp32, the `sureness` of each mask.
         rles: ``Q`` masks.
         embeds: where they were kept, what logits are made of: ``class`` and ``region`` ``[Q, E]``, ``scene`` ``[E]``.
     """

@@ -24,7 +24,7 @@ from score.engine.cache import CachedImage, PredictionCache
 from score.engine.evaluate import Clock
 from score.files import sha256
 from score.masks import RLE
-from score.model.postprocess import InstanceSelection, binarise
+from score.model.postprocess import InstanceSelection, binarise, sureness
 from score.model.score import SCORE, Prediction, Regions
 from score.model.towers.base import Scene
 from score.weights.folder import WEIGHTS
@@ -120,7 +120,7 @@ def predict(
 def encode(
     prediction: Prediction, index: int, item: Mapping[str, Any], selection: InstanceSelection, embeds: bool = False
 ) -> CachedImage:
-    """All queries of one image of a batch, masks at the size of the image.
+    """All regions of one image of a batch that are to be shown, masks at the size of the image.
 
     Args:
         item: its detectron2 dict, with ``image_id``, and ``height`` and ``width`` of the result.
@@ -129,23 +129,25 @@ def encode(
     regions = prediction.regions
     size = regions.sizes[index]
     output = (int(item.get("height", size[0])), int(item.get("width", size[1])))
-    quality: list[Tensor] = []
+    shown = regions.shown(index)
+    confidences: list[Tensor] = []
     rles: list[RLE] = []
-    for part in regions.mask_logits[index].split(selection.chunk(output)):
+    for part in regions.mask_logits[index][shown].split(selection.chunk(output)):
         inside, confidence = binarise(part, regions.padded, size, output)
-        quality.append(confidence)
+        confidences.append(confidence)
         rles.extend(masks.encode(inside))
+    quality = None if regions.quality is None else regions.quality[index][shown]
     kept: dict[str, Tensor] = {}
     if embeds:
-        kept = {"class": regions.class_embed[index], "region": regions.region_embed[index]}
+        kept = {"class": regions.class_embed[index][shown], "region": regions.region_embed[index][shown]}
         if regions.scene is not None:
             kept |= {"scene": regions.scene.embed[index], "patches": regions.scene.patches[index]}
     return CachedImage(
         item["image_id"],
         output,
-        prediction.in_logits[index].float().cpu().numpy(),
-        prediction.out_logits[index].float().cpu().numpy(),
-        torch.cat(quality).cpu().numpy(),
+        prediction.in_logits[index][shown].float().cpu().numpy(),
+        prediction.out_logits[index][shown].float().cpu().numpy(),
+        sureness(torch.cat(confidences), quality).cpu().numpy(),
         rles,
         {name: value.float().cpu().numpy() for name, value in kept.items()} or None,
     )

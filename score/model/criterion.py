@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from detectron2.projects.point_rend.point_features import get_uncertain_point_coords_with_randomness, point_sample
@@ -13,6 +13,9 @@ from torch.nn import functional as F
 
 from score.model import matcher as matching  # a module, for the reason in score.py
 
+if TYPE_CHECKING:
+    from score.model.mask_decoder import Decoded, Head
+
 
 class Target(NamedTuple):
     """Ground truth of one image.
@@ -20,10 +23,12 @@ class Target(NamedTuple):
     Attributes:
         classes: ``[N]`` int64, index into the training vocabulary.
         masks: ``[N, H, W]`` 0.0 or 1.0, at the padded input size.
+        ignore: ``[H, W]`` bool, where nothing may count as background, or None.
     """
 
     classes: Tensor
     masks: Tensor
+    ignore: Tensor | None = None
 
 
 class SetCriterion(nn.Module):
@@ -55,20 +60,25 @@ class SetCriterion(nn.Module):
         self.class_weight, self.mask_weight, self.dice_weight = class_weight, mask_weight, dice_weight
         self.void_weight, self.points, self.oversample, self.uncertain = void_weight, points, oversample, uncertain
 
-    def forward(self, heads: Sequence[tuple[Tensor, Tensor]], targets: Sequence[Target]) -> dict[str, Tensor]:
+    def forward(
+        self, decoded: Decoded, classify: Callable[[Head], Tensor], targets: Sequence[Target]
+    ) -> dict[str, Tensor]:
         """Weigh all losses.
 
         Args:
-            heads: class logits ``[B, Q, C + 1]`` and mask logits ``[B, Q, h, w]`` of every head, first to last.
+            decoded: every head.
+            classify: from a head to its class logits ``[B, Q, C + 1]``, void last.
             targets: one an image.
 
         Returns:
             ``loss_ce``, ``loss_mask``, ``loss_dice`` of the last head, the same with ``_0``, ``_1``, ... of the others.
         """
-        count = self._mean_count(targets, heads[-1][0].device)
-        losses = self._head("", *heads[-1], targets, count)
-        for index, (class_logits, mask_logits) in enumerate(heads[:-1]):
-            losses |= self._head(f"_{index}", class_logits, mask_logits, targets, count)
+        heads = decoded.heads
+        logits = [classify(head) for head in heads]
+        count = self._mean_count(targets, logits[-1].device)
+        losses = self._head("", logits[-1], heads[-1].mask_logits, targets, count)
+        for index, head in enumerate(heads[:-1]):
+            losses |= self._head(f"_{index}", logits[index], head.mask_logits, targets, count)
         return losses
 
     @staticmethod

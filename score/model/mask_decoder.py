@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from score.model.pixel_decoder import Pixels
 from score.model.position import sine_positions
 from score.model.towers.base import pool_regions, resize
+
+if TYPE_CHECKING:
+    from score.model.criterion import Target
 
 
 class Head(NamedTuple):
@@ -24,6 +28,39 @@ class Head(NamedTuple):
 
     queries: Tensor
     mask_logits: Tensor
+
+
+class Places(NamedTuple):
+    """Where queries started in training; ``F`` of them look for objects, up to ``P`` further ones are told of one.
+
+    Attributes:
+        heat: ``[B, h, w]`` logits of centres.
+        at: ``[B, F, 2]`` places, x and y in 0..1.
+        extents: of each image's targets, ``[N, 4]``: centre x, y, width, height in 0..1.
+        told: the target of each further query, ``[P]`` an image, or empty without any.
+        quality: ``[B, F]`` logits of the IoU that each mask of the last head has with its object.
+    """
+
+    heat: Tensor
+    at: Tensor
+    extents: list[Tensor]
+    told: list[Tensor]
+    quality: Tensor
+
+
+class Decoded(NamedTuple):
+    """What a decoder returns.
+
+    Attributes:
+        heads: first to last; in evaluation the last alone.
+        quality: ``[B, Q]`` in evaluation, the IoU that each mask is thought to have with an object, 0 for one that is
+            not to be shown; None from a decoder that has no opinion.
+        places: in training, from a decoder that has them.
+    """
+
+    heads: list[Head]
+    quality: Tensor | None = None
+    places: Places | None = None
 
 
 class MLP(nn.Sequential):
@@ -52,13 +89,33 @@ class DecoderLayer(nn.Module):
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
 
-    def forward(self, x: Tensor, query_pos: Tensor, source: Tensor, source_pos: Tensor, blocked: Tensor) -> Tensor:
-        """Map queries ``[B, Q, D]`` to the same; seeing ``source [B, L, D]`` where not ``blocked [B*heads, Q, L]``."""
+    def forward(
+        self,
+        x: Tensor,
+        query_pos: Tensor,
+        source: Tensor,
+        source_pos: Tensor,
+        blocked: Tensor,
+        apart: Tensor | None = None,
+    ) -> Tensor:
+        """Map queries ``[B, Q, D]`` to the same; seeing ``source [B, L, D]`` where not ``blocked [B*heads, Q, L]``.
+
+        Queries see each other where they are not kept ``apart [B*heads, Q, Q]``.
+        """
         found = self.cross_attn(x + query_pos, source + source_pos, source, attn_mask=blocked, need_weights=False)[0]
         x = self.cross_norm(x + found)
-        told = self.self_attn(x + query_pos, x + query_pos, x, need_weights=False)[0]
+        told = self.self_attn(x + query_pos, x + query_pos, x, attn_mask=apart, need_weights=False)[0]
         x = self.self_norm(x + told)
         return self.ffn_norm(x + self.linear2(F.relu(self.linear1(x))))
+
+
+def keys_of(multiscale: Sequence[Tensor], level_embed: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """What queries look at: each level ``[B, D, h, w]`` as ``[B, h*w, D]`` with its embedding, and position codes."""
+    sources = [maps.flatten(2).transpose(1, 2) + embed for maps, embed in zip(multiscale, level_embed, strict=True)]
+    sizes = [(maps.shape[-2], maps.shape[-1]) for maps in multiscale]
+    dim, device = level_embed.shape[1], level_embed.device
+    positions = [sine_positions(*size, dim, device=device) for size in sizes]
+    return sources, positions
 
 
 class MaskDecoder(nn.Module):
@@ -82,21 +139,16 @@ class MaskDecoder(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.mask_embed = MLP(dim, dim, dim, dim)
 
-    def forward(self, multiscale: Sequence[Tensor], mask_features: Tensor, *, every_head: bool) -> list[Head]:
+    def forward(self, pixels: Pixels, targets: Sequence[Target] | None = None) -> Decoded:
         """Decode.
 
         Args:
-            multiscale: maps ``[B, D, h, w]``, coarse to fine.
-            mask_features: ``[B, D, H/4, W/4]``.
-            every_head: return all ``layers + 1`` heads, first to last (training needs them), or the last alone;
-                the last is the same either way.
+            targets: in training; all ``layers + 1`` heads are returned then, the last alone otherwise. It is the same
+                either way, for nothing else depends on them.
         """
-        batch = mask_features.shape[0]
-        sources, positions = [], []
-        for maps, embed in zip(multiscale, self.level_embed.weight, strict=True):
-            sources.append(maps.flatten(2).transpose(1, 2) + embed)  # [B, h*w, D]
-            height, width = maps.shape[-2:]
-            positions.append(sine_positions(height, width, maps.shape[1], device=maps.device))
+        mask_features, multiscale = pixels
+        batch, every_head = len(mask_features), targets is not None
+        sources, positions = keys_of(multiscale, self.level_embed.weight)
         # Resizing is linear, so the masks of a level are the inner product with that level's resized features: the
         # full-resolution masks of a head that nobody reads are never made.
         at_level = [resize(mask_features.detach(), maps.shape[-2:]) for maps in multiscale]
@@ -114,7 +166,7 @@ class MaskDecoder(nn.Module):
             x = layer(x, query_pos, sources[level], positions[level], blocked)
         queries = self.norm(x)
         heads.append(Head(queries, torch.einsum("bqd,bdhw->bqhw", self.mask_embed(queries), mask_features)))
-        return heads
+        return Decoded(heads)
 
     @staticmethod
     def _outside(mask_embed: Tensor, features: Tensor) -> Tensor:

@@ -31,6 +31,14 @@ def sine_positions(
     return torch.cat([y, x], dim=-1).reshape(height * width, dim)
 
 
+def point_codes(points: Tensor, dim: int, *, temperature: float = 10000.0) -> Tensor:
+    """Encode places ``[..., 2]`` (x, y in 0..1) as :func:`sine_positions` encodes cells: ``[..., dim]`` fp32."""
+    half = dim // 2
+    exponent = 2 * (torch.arange(half, dtype=torch.float32, device=points.device) // 2) / half
+    angle = points.float().flip(-1)[..., None] * (2 * math.pi) / temperature**exponent  # [..., 2, half], y first
+    return torch.stack([angle[..., 0::2].sin(), angle[..., 1::2].cos()], dim=-1).flatten(-3)
+
+
 def cell_centres(height: int, width: int, *, device: torch.device | None = None) -> Tensor:
     """Centres of a map's cells, ``[height * width, 2]`` as (x, y) in 0..1, row-major."""
     y = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) / height

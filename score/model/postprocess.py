@@ -51,6 +51,11 @@ def binarise(
     return inside, maps.sigmoid_().mul_(inside).flatten(1).sum(1) / (area + 1e-6)  # in place: maps can be large
 
 
+def sureness(confidence: Tensor, quality: Tensor | None) -> Tensor:
+    """What a class probability is multiplied by to a score: the mean probability in a mask, with its predicted IoU."""
+    return confidence if quality is None else (confidence * quality).sqrt()
+
+
 BYTES = 8  # of a mask's pixel while it is made: its logit, then the bit, thrice while it is encoded
 
 
@@ -76,6 +81,8 @@ class InstanceSelection:
         padded: tuple[int, int],
         image: tuple[int, int],
         output: tuple[int, int],
+        *,
+        quality: Tensor | None = None,
         masks: Literal["bits", "rle"] = "bits",
     ) -> Instances:
         """Select.
@@ -84,27 +91,29 @@ class InstanceSelection:
             log_probability: ``[Q, C + 1]`` of the ensemble, void last.
             mask_logits: ``[Q, h, w]``.
             padded, image, output: heights and widths: of the padded input, of the image in it, and of the result.
+            quality: ``[Q]`` predicted IoU of each mask, or None.
             masks: ``bits`` gives ``pred_masks`` (bool ``[K, H, W]``), ``rle`` gives ``pred_rles`` (a list, pairs of one
                 query sharing one encoding), never holding more at full size than ``memory_mb``.
 
         Returns:
-            ``scores`` (class probability times mean mask probability), ``pred_classes``, ``pred_boxes``, ``query``
+            ``scores`` (class probability times `sureness`), ``pred_classes``, ``pred_boxes``, ``query``
             (which query each came from), and the masks; best class probability first.
         """
         scores, query, label = best_pairs(log_probability, self.top_k)
         distinct, place = query.unique(return_inverse=True)
 
-        quality, boxes, bits, rles = [], [], [], []
+        confidences, boxes, bits, rles = [], [], [], []
         for part in mask_logits[distinct].split(self.chunk(output)):
             inside, confidence = binarise(part, padded, image, output)
-            quality.append(confidence)
+            confidences.append(confidence)
             boxes.append(tight_boxes(inside))
             if masks == "rle":
                 rles.extend(encode(inside))
             else:
                 bits.append(inside)
         result = Instances(output)
-        result.scores = scores * torch.cat(quality)[place]
+        sure = sureness(torch.cat(confidences), None if quality is None else quality[distinct])
+        result.scores = scores * sure[place]
         result.pred_classes = label
         result.pred_boxes = Boxes(torch.cat(boxes)[place])
         result.query = query

@@ -17,6 +17,7 @@ from score.model.classifier import Ensemble, InVocabulary, similarity
 from score.model.context.base import RegionContext, TextContext
 from score.model.mask_decoder import ClassEmbedding, Head, MaskDecoder
 from score.model.pixel_decoder import PixelDecoder, Pixels
+from score.model.places import PlacesDecoder
 from score.model.postprocess import InstanceSelection, semantic_map
 from score.model.towers.base import Scene, Tower, resize
 from score.model.vocabulary import TextEncoder, Vocabulary
@@ -66,6 +67,7 @@ class Regions(NamedTuple):
         scene: of the whole images, None without a scene tower.
         padded: ``(H, W)`` of the padded input.
         sizes: ``(height, width)`` of each image within it.
+        quality: ``[B, Q]``, as :class:`Decoded` has it.
     """
 
     mask_logits: Tensor
@@ -74,6 +76,13 @@ class Regions(NamedTuple):
     scene: Scene | None
     padded: tuple[int, int]
     sizes: list[tuple[int, int]]
+    quality: Tensor | None = None
+
+    def shown(self, index: int) -> Tensor:
+        """Which regions of an image are none that another one shows better, as indices."""
+        if self.quality is None:
+            return torch.arange(self.class_embed.shape[1], device=self.class_embed.device)
+        return self.quality[index].nonzero()[:, 0]
 
 
 class Prediction(NamedTuple):
@@ -96,7 +105,8 @@ class SCORE(nn.Module):
 
     Args:
         backbone: frozen tower: features, text, and out-of-vocabulary logits.
-        scene: frozen tower that sees the whole image; needed by ``rai`` and ``gca``, let go without them.
+        scene: frozen tower that sees the whole image; needed by ``rai`` and ``gca``, let go without them. "backbone"
+            reads the scene from the backbone's own pyramid, so that no image is encoded twice.
         pixel_decoder, mask_decoder, class_embedding, classifier: the trainable path, in the order of data.
         rai: region-aware integration, or None.
         gca: global context adaptation, or None.
@@ -113,9 +123,9 @@ class SCORE(nn.Module):
         self,
         *,
         backbone: Tower,
-        scene: Tower | None,
+        scene: Tower | Literal["backbone"] | None,
         pixel_decoder: PixelDecoder,
-        mask_decoder: MaskDecoder,
+        mask_decoder: MaskDecoder | PlacesDecoder,
         class_embedding: ClassEmbedding,
         classifier: InVocabulary,
         rai: RegionContext | None,
@@ -131,6 +141,8 @@ class SCORE(nn.Module):
         needs_scene = rai is not None or gca is not None
         if needs_scene and scene is None:
             raise ConfigError("rai and gca need a scene tower: choose one with scene=NAME, or set rai=off gca=off")
+        if scene == "backbone":
+            scene = backbone
         if scene is not None and needs_scene and scene.embed_dim != backbone.embed_dim:
             raise ConfigError(
                 f"towers of different widths: backbone {backbone.embed_dim}, "
@@ -138,7 +150,7 @@ class SCORE(nn.Module):
             )
         self.backbone = backbone
         self.scene = scene if needs_scene else None
-        if self.scene is not None:
+        if self.scene is not None and self.scene is not self.backbone:
             self.scene.drop_text()
         self.pixel_decoder, self.mask_decoder = pixel_decoder, mask_decoder
         self.class_embedding, self.classifier = class_embedding, classifier
@@ -180,7 +192,8 @@ class SCORE(nn.Module):
 
         Args:
             inputs: detectron2 dicts: ``image`` ``[3, h, w]`` RGB in 0..255; in training ``instances`` with
-                ``gt_classes`` and ``gt_masks``; in evaluation optionally ``height`` and ``width`` of the result.
+                ``gt_classes`` and ``gt_masks``, and optionally ``ignore`` ``[h, w]`` bool, where nothing counts as
+                background; in evaluation optionally ``height`` and ``width`` of the result.
             vocabulary: what to look for in evaluation, of :meth:`vocabulary`; None for the training vocabulary.
             ensemble: exponents; None for the model's own.
             masks: as :class:`InstanceSelection` returns them.
@@ -208,14 +221,14 @@ class SCORE(nn.Module):
         with stage("pixel decoder"):
             pixels = self.pixel_decoder(pyramid)
         with stage("mask decoder"):
-            (head,) = self.mask_decoder(pixels.multiscale, pixels.mask_features, every_head=False)
+            [head], quality, _ = self.mask_decoder(pixels)
         with stage("regions"):
             class_embed = self._class_embed(head, pixels, scene)
             dense = pyramid["dense"]
             region_embed = self.backbone.embed_regions(dense, resize(head.mask_logits, dense.shape[-2:]))
         padded = (images.tensor.shape[-2], images.tensor.shape[-1])
         sizes = [(int(height), int(width)) for height, width in images.image_sizes]
-        return Regions(head.mask_logits, class_embed, region_embed, scene, padded, sizes)
+        return Regions(head.mask_logits, class_embed, region_embed, scene, padded, sizes, quality)
 
     @torch.no_grad()
     def ask(self, regions: Regions, vocabulary: Vocabulary) -> Prediction:
@@ -242,6 +255,8 @@ class SCORE(nn.Module):
             pyramid = self.backbone.pyramid(images)
             if self.scene is None:
                 return pyramid, None
+            if self.scene is self.backbone:
+                return pyramid, self.backbone.scene_of(pyramid)
             if not torch.equal(self.backbone_mean, self.scene_mean) or not torch.equal(
                 self.backbone_std, self.scene_std
             ):
@@ -266,10 +281,13 @@ class SCORE(nn.Module):
         text = self.vocabulary(self.train_names)
         bank = self._adapted(text.embeds, scene, len(inputs))
         pixels = self.pixel_decoder(pyramid)
-        heads = self.mask_decoder(pixels.multiscale, pixels.mask_features, every_head=True)
-        logits = [self.classifier(self._class_embed(head, pixels, scene), bank, text.counts) for head in heads]
         targets = [self._target(item, images.tensor.shape[-2:]) for item in inputs]
-        return self.criterion([(c, head.mask_logits) for c, head in zip(logits, heads, strict=True)], targets)
+        decoded = self.mask_decoder(pixels, targets)
+
+        def classify(head: Head) -> Tensor:
+            return self.classifier(self._class_embed(head, pixels, scene), bank, text.counts)
+
+        return self.criterion(decoded, classify, targets)
 
     def _target(self, item: dict, padded: torch.Size) -> losses.Target:
         """Ground truth of one image, masks zero-padded as the image is."""
@@ -277,19 +295,26 @@ class SCORE(nn.Module):
         masks = instances.gt_masks.tensor.to(self.device)
         canvas = torch.zeros(len(masks), *padded, device=self.device)
         canvas[:, : masks.shape[-2], : masks.shape[-1]] = masks
-        return losses.Target(instances.gt_classes.to(self.device), canvas)
+        ignore = None
+        if item.get("ignore") is not None:
+            ignore = torch.zeros(padded, dtype=torch.bool, device=self.device)
+            ignore[: masks.shape[-2], : masks.shape[-1]] = item["ignore"].to(self.device)
+        return losses.Target(instances.gt_classes.to(self.device), canvas, ignore)
 
     def _result(
         self, regions: Regions, index: int, chances: Tensor, item: dict, masks: Literal["bits", "rle"], semantic: bool
     ) -> dict:
-        size = regions.sizes[index]
+        size, shown = regions.sizes[index], regions.shown(index)
         output = (int(item.get("height", size[0])), int(item.get("width", size[1])))
-        place = (regions.mask_logits[index], regions.padded, size, output)
+        place = (chances[shown], regions.mask_logits[index][shown], regions.padded, size, output)
+        quality = None if regions.quality is None else regions.quality[index][shown]
         with stage("instances"):
-            result = {"instances": self.selection(chances, *place, masks=masks)}
+            instances = self.selection(*place, quality=quality, masks=masks)
+            instances.query = shown[instances.query]
+        result = {"instances": instances}
         if semantic:
             with stage("semantic map"):
-                result["sem_seg"] = semantic_map(chances, *place, self.selection.chunk(output))
+                result["sem_seg"] = semantic_map(*place, self.selection.chunk(output))
         return result
 
     def trainable_state(self) -> dict[str, Tensor]:

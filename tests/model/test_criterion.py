@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from score.model.criterion import SetCriterion, Target
+from score.model.mask_decoder import Decoded, Head
 from score.model.matcher import HungarianMatcher, pairwise_bce, pairwise_dice
 
 
@@ -29,6 +30,14 @@ def criterion(matcher: HungarianMatcher) -> SetCriterion:
         oversample=3.0,
         uncertain=0.75,
     )
+
+
+def losses_of(
+    criterion: SetCriterion, heads: list[tuple[torch.Tensor, torch.Tensor]], targets: list[Target]
+) -> dict[str, torch.Tensor]:
+    """Losses of class logits and mask logits of every head."""
+    decoded = Decoded([Head(logits, masks) for logits, masks in heads])
+    return criterion(decoded, lambda head: head.queries, targets)
 
 
 def squares(*corners: tuple[int, int]) -> torch.Tensor:
@@ -73,10 +82,10 @@ def test_perfect_predictions_cost_next_to_nothing(criterion: SetCriterion) -> No
     for query, label in ((0, 1), (1, 0), (2, 3)):
         logits[0, query, label] = 20.0
     predicted = torch.cat([masks, torch.zeros(1, 32, 32)])[None] * 100 - 50  # uncertain only on the outline
-    losses = criterion([(logits, predicted)], [target])
+    losses = losses_of(criterion, [(logits, predicted)], [target])
     assert set(losses) == {"loss_ce", "loss_mask", "loss_dice"}
     assert float(losses["loss_ce"]) < 1e-4
-    wrong = criterion([(logits.roll(1, dims=-1), -predicted)], [target])
+    wrong = losses_of(criterion, [(logits.roll(1, dims=-1), -predicted)], [target])
     assert all(float(wrong[name]) > 2 * float(losses[name]) + 1 for name in losses)
 
 
@@ -84,7 +93,7 @@ def test_a_batch_without_objects_still_trains(criterion: SetCriterion) -> None:
     torch.manual_seed(0)
     logits, masks = torch.randn(2, 5, 4, requires_grad=True), torch.randn(2, 5, 8, 8, requires_grad=True)
     empty = Target(torch.zeros(0, dtype=torch.long), torch.zeros(0, 32, 32))
-    losses = criterion([(logits, masks), (logits, masks)], [empty, empty])
+    losses = losses_of(criterion, [(logits, masks), (logits, masks)], [empty, empty])
     assert losses["loss_mask"].item() == losses["loss_dice_0"].item() == 0.0
     sum(losses.values()).backward()
     assert logits.grad.abs().sum() > 0
@@ -94,7 +103,7 @@ def test_a_batch_without_objects_still_trains(criterion: SetCriterion) -> None:
 def test_heads_are_weighted_alike(criterion: SetCriterion) -> None:
     torch.manual_seed(0)
     head = (torch.randn(1, 3, 4), torch.randn(1, 3, 32, 32) * 0 + 1)
-    losses = criterion([head, head, head], [Target(torch.tensor([2]), squares((4, 4)))])
+    losses = losses_of(criterion, [head, head, head], [Target(torch.tensor([2]), squares((4, 4)))])
     assert len(losses) == 9
     torch.testing.assert_close(losses["loss_ce"], losses["loss_ce_1"])
 
@@ -133,7 +142,7 @@ def test_cross_entropy_weighs_void_a_tenth(criterion: SetCriterion) -> None:
     masks = squares((0, 0))
     logits = torch.randn(1, 3, 4)
     predicted = torch.cat([-masks, masks, -masks])[None] * 20  # the second query is matched
-    loss = criterion([(logits, predicted)], [Target(torch.tensor([2]), masks)])["loss_ce"]
+    loss = losses_of(criterion, [(logits, predicted)], [Target(torch.tensor([2]), masks)])["loss_ce"]
     losses = -logits[0].log_softmax(-1)
     void = losses[0, 3] + losses[2, 3]
     torch.testing.assert_close(loss, 2 * (losses[1, 2] + 0.1 * void) / (1 + 0.1 + 0.1))
@@ -145,7 +154,7 @@ def test_mask_losses_are_means_over_points_and_masks(criterion: SetCriterion, co
     torch.manual_seed(0)
     criterion.points, criterion.uncertain = (points := 17), 0.0
     targets = [Target(torch.zeros(n, dtype=torch.long), torch.ones(n, 512, 512)) for n in counts]
-    losses = criterion([(torch.zeros(2, 2, 4), torch.full((2, 2, 512, 512), 0.4))], targets)
+    losses = losses_of(criterion, [(torch.zeros(2, 2, 4), torch.full((2, 2, 512, 512), 0.4))], targets)
     p = torch.tensor(0.4).sigmoid()
     torch.testing.assert_close(losses["loss_mask"], -5 * p.log(), rtol=1e-2, atol=0)
     dice = 1 - (2 * points * p + 1) / (points * p + points + 1)
@@ -159,7 +168,7 @@ def test_most_points_lie_where_the_mask_is_least_certain(criterion: SetCriterion
     criterion.points = 8192
     logits = torch.full((1, 1, 512, 512), -50.0)
     logits[..., :width] = 0.0
-    losses = criterion([(torch.zeros(1, 1, 4), logits)], [Target(torch.tensor([0]), torch.zeros(1, 32, 32))])
+    losses = losses_of(criterion, [(torch.zeros(1, 1, 4), logits)], [Target(torch.tensor([0]), torch.zeros(1, 32, 32))])
     assert float(losses["loss_mask"]) / (5 * math.log(2)) == pytest.approx(share, abs=0.02)
 
 

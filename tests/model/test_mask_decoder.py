@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from score.model.mask_decoder import ClassEmbedding, Head, MaskDecoder
+from score.model.pixel_decoder import Pixels
 from score.model.position import cell_centres, sine_positions
 from score.model.towers.base import resize
 
@@ -24,8 +25,8 @@ def maps() -> tuple[list[torch.Tensor], torch.Tensor]:
 
 def test_last_head_is_the_same_with_and_without_the_others(decoder: MaskDecoder) -> None:
     multiscale, features = maps()
-    all_heads = decoder(multiscale, features, every_head=True)
-    (last,) = decoder(multiscale, features, every_head=False)
+    all_heads = decoder(Pixels(features, multiscale), targets=[]).heads
+    (last,) = decoder(Pixels(features, multiscale)).heads
     assert len(all_heads) == 4
     torch.testing.assert_close(all_heads[-1].mask_logits, last.mask_logits)
     torch.testing.assert_close(all_heads[-1].queries, last.queries)
@@ -41,8 +42,8 @@ def test_a_query_blocked_everywhere_may_look_everywhere(decoder: MaskDecoder) ->
 
 def test_images_of_a_batch_do_not_see_each_other(decoder: MaskDecoder) -> None:
     multiscale, features = maps()
-    (both,) = decoder(multiscale, features, every_head=False)
-    (first,) = decoder([m[:1] for m in multiscale], features[:1], every_head=False)
+    (both,) = decoder(Pixels(features, multiscale)).heads
+    (first,) = decoder(Pixels(features[:1], [m[:1] for m in multiscale])).heads
     torch.testing.assert_close(both.mask_logits[:1], first.mask_logits, rtol=1e-4, atol=1e-4)
 
 
@@ -94,7 +95,7 @@ def test_equals_its_definition() -> None:
     generator = torch.Generator().manual_seed(1)
     multiscale = [torch.randn(1, 8, 2 * s, 3 * s, generator=generator) for s in (1, 2)]
     features = torch.randn(1, 8, 8, 12, generator=generator)
-    heads = decoder(multiscale, features, every_head=True)
+    heads = decoder(Pixels(features, multiscale), targets=[]).heads
 
     x, places = decoder.query_feat.weight, decoder.query_pos.weight
     for index, head in enumerate(heads):

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 import score
 from score.errors import ConfigError, WeightsError
 from score.model.classifier import Ensemble
+from score.model.mask_decoder import Head
 from score.model.score import SCORE
 from score.model.towers.tiny import TinyTower
 
@@ -282,7 +283,7 @@ def test_regions_are_those_of_the_last_head(build: Callable[..., SCORE]) -> None
     with torch.no_grad():
         pyramid, scene = model.backbone.pyramid(images), model.scene.encode_scene(images)
         pixels = model.pixel_decoder(pyramid)
-        head = model.mask_decoder(pixels.multiscale, pixels.mask_features, every_head=True)[-1]
+        head = model.mask_decoder(pixels).heads[0]
         embed = model.rai(model.class_embedding(head, pixels.mask_features), head, scene)
     torch.testing.assert_close(regions.mask_logits, head.mask_logits, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(regions.class_embed, embed, rtol=1e-4, atol=1e-4)
@@ -329,12 +330,14 @@ def test_losses_are_the_criterion_s_of_every_head(build: Callable[..., SCORE]) -
     pyramid, scene = model.backbone.pyramid(images), model.scene.encode_scene(images)
     pixels = model.pixel_decoder(pyramid)
     words = model.vocabulary(["ship", "plane", "storage_tank"])
-    heads = []
-    for head in model.mask_decoder(pixels.multiscale, pixels.mask_features, every_head=True):
+    targets = [model._target(item, torch.Size((64, 64))) for item in items]
+
+    def classify(head: Head) -> torch.Tensor:
         embed = model.rai(model.class_embedding(head, pixels.mask_features), head, scene)
-        heads.append((model.classifier(embed, model.gca(words.embeds, scene), words.counts), head.mask_logits))
+        return model.classifier(embed, model.gca(words.embeds, scene), words.counts)
+
     torch.manual_seed(0)
-    expected = model.criterion(heads, [model._target(item, torch.Size((64, 64))) for item in items])
+    expected = model.criterion(model.mask_decoder(pixels, targets), classify, targets)
     assert losses.keys() == expected.keys()
     for name, loss in losses.items():
         torch.testing.assert_close(loss, expected[name], rtol=1e-4, atol=1e-5)

@@ -37,7 +37,7 @@ def encoded(model: SCORE, words: Vocabulary, case: Case, arrays: dict[str, np.nd
         pyramid, scene = model._towers(images.tensor)
         bank = model._adapted(words.embeds, scene, len(images))
         pixels = model.pixel_decoder(pyramid)
-        heads = model.mask_decoder(pixels.multiscale, pixels.mask_features, every_head=True)
+        heads = model.mask_decoder(pixels, targets=[]).heads
     return {"images": images, "pyramid": pyramid, "scene": scene, "bank": bank, "pixels": pixels, "heads": heads}
 
 
@@ -121,7 +121,7 @@ def test_queries(model: SCORE, encoded: dict, arrays: dict[str, np.ndarray]) -> 
         layer.register_forward_hook(lambda _m, _i, out: states.append(out)) for layer in model.mask_decoder.layers
     ]
     with torch.no_grad():
-        model.mask_decoder(encoded["pixels"].multiscale, encoded["pixels"].mask_features, every_head=False)
+        model.mask_decoder(encoded["pixels"])
     for handle in handles:
         handle.remove()
     states.insert(0, model.mask_decoder.query_feat.weight.expand(len(encoded["images"]), -1, -1))

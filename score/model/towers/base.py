@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from score.errors import ConfigError
+
 
 class Scene(NamedTuple):
     """What a tower says of a whole image.
@@ -74,6 +76,14 @@ class Tower(nn.Module):
     def encode_scene(self, images: Tensor) -> Scene:
         """Encode normalised images ``[B, 3, H, W]`` of any size as whole scenes."""
         raise NotImplementedError
+
+    def scene_of(self, pyramid: dict[str, Tensor]) -> Scene:
+        """The scene of images that :meth:`pyramid` has encoded, without encoding them again.
+
+        Raises:
+            ConfigError: this tower cannot.
+        """
+        raise ConfigError(f"{type(self).__name__} reads no scene from its own pyramid; choose another scene")
 
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
         """Encode prompts, ``[N, E]`` in fp32, not normalised."""

@@ -99,7 +99,11 @@ class LiteTower(Tower):
 
     @torch.no_grad()
     def encode_scene(self, images: Tensor) -> Scene:
-        dense = self.pyramid(resize(images, (SCENE_SIZE, SCENE_SIZE)))["dense"]
+        return self.scene_of(self.pyramid(resize(images, (SCENE_SIZE, SCENE_SIZE))))
+
+    @torch.no_grad()
+    def scene_of(self, pyramid: dict[str, Tensor]) -> Scene:
+        dense = pyramid["dense"]
         grid = F.adaptive_avg_pool2d(dense, SCENE_GRID).permute(0, 2, 3, 1)  # [B, 14, 14, D]
         patches = self.projection(grid).permute(0, 3, 1, 2)
         return Scene(F.normalize(self.projection(dense.mean(dim=(-2, -1))), dim=-1), patches)
