@@ -106,7 +106,9 @@ def test_boundary(model: SCORE, case: Case, replay: list[Draws], monkeypatch: py
     replay.append(Draws(arrays))
     model.train()
     model.rai.calls.fill_(facts["training_steps_before"])
-    monkeypatch.setattr(model.criterion, "forward", lambda decoded, classify, _: dict(enumerate(map(classify, decoded.heads))))
+    monkeypatch.setattr(
+        model.criterion, "forward", lambda decoded, classify, _: dict(enumerate(map(classify, decoded.heads)))
+    )
     record = Record(model)
     model(inputs)
     assert not replay[0].left
