@@ -6,9 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from score.detections import encode_instances
 from score.engine import predictions
+from tests.tiny_model import tiny_model
 
 
 @pytest.fixture
@@ -47,3 +50,22 @@ def test_other_annotations_are_another_dataset(records: list[dict[str, Any]]) ->
 def test_code_is_hashed_by_what_it_says() -> None:
     assert predictions.code("model") == predictions.code("model")
     assert len({predictions.code(place) for place in ("model", "evaluation", "names.py", "model/matcher.py")}) == 4
+
+
+@pytest.mark.parametrize("settings", [(), ("decoder=places", "scene=backbone")], ids=["reference", "places"])
+def test_what_is_kept_gives_the_instances_of_the_model(settings: tuple[str, ...]) -> None:
+    model, _ = tiny_model(["ship", "plane"], *settings)
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randint(0, 256, (3, 64, 96), generator=generator, dtype=torch.uint8)
+    item = {"image": image, "height": 80, "width": 120, "image_id": 7}
+    words = model.vocabulary(["ship", "dam"])
+    with torch.no_grad():
+        [result] = model([item], words, masks="rle")
+        prediction = model.predict([item], words)
+    kept = predictions.encode(prediction, 0, item, model.selection)
+    found = kept.instances(model.ensemble, words.seen, model.selection.top_k)
+    expected = encode_instances(result["instances"])
+    assert len(found) == len(expected) > 10
+    for ours, theirs in zip(found, expected, strict=True):
+        assert (ours.label, ours.rle) == (theirs.label, theirs.rle)
+        assert ours.score == pytest.approx(theirs.score, rel=1e-4, abs=1e-6)

@@ -19,6 +19,7 @@ from score.errors import ConfigError, WeightsError
 from score.model.classifier import Ensemble
 from score.model.mask_decoder import Head
 from score.model.score import SCORE
+from score.model.towers.base import Tower
 from score.model.towers.tiny import TinyTower
 
 CONFIGS = str(Path(score.__file__).parent.parent / "configs")
@@ -39,6 +40,7 @@ TINY += [
     "model.network.cache=null",
 ]
 NAMES = "model.train_names=[ship,plane,storage_tank]"
+PLACES = ("decoder=places", "scene=backbone")
 
 
 @pytest.fixture
@@ -80,9 +82,38 @@ def test_losses_in_training(build: Callable[..., SCORE]) -> None:
     assert not model.backbone.training and not any(p.requires_grad for p in model.backbone.parameters())
 
 
-def test_an_image_without_objects_trains(build: Callable[..., SCORE]) -> None:
-    losses = build().train()(batch((64, 64), targets=0))
+def test_losses_of_places_in_training(build: Callable[..., SCORE]) -> None:
+    """Every parameter learns; one class loss, whatever the number of heads."""
+    model = build(*PLACES).train()
+    items = batch((64, 64), (50, 70))
+    items[0]["ignore"] = torch.ones(64, 64, dtype=torch.bool)
+    losses = model(items)
+    assert len(losses) == 3 + 2 * (3 + 1)
+    sum(losses.values()).backward()
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+
+
+@pytest.mark.parametrize("settings", [(), PLACES], ids=["reference", "places"])
+def test_an_image_without_objects_trains(build: Callable[..., SCORE], settings: tuple[str, ...]) -> None:
+    losses = build(*settings).train()(batch((64, 64), targets=0))
     assert all(torch.isfinite(loss) for loss in losses.values())
+
+
+def test_the_scene_of_the_backbone_is_no_second_pass(build: Callable[..., SCORE]) -> None:
+    model = build(*PLACES).eval()
+    seen: list[tuple[int, ...]] = []
+    model.backbone.stages[0].register_forward_hook(lambda _m, inputs, _o: seen.append(tuple(inputs[0].shape)))
+    regions = model.look(batch((64, 96)))
+    assert seen == [(1, 3, 64, 96)]
+    assert regions.scene is not None and regions.scene.patches.shape == (1, 32, 2, 3)
+    assert not any(name.startswith("scene.") for name in model.trainable_state())
+    model.vocabulary(["dam"])  # the text half is still there
+
+
+def test_a_tower_without_a_scene_of_its_own_says_so() -> None:
+    with pytest.raises(ConfigError, match="Tower reads no scene"):
+        Tower().scene_of({})
 
 
 def test_instances_in_evaluation(build: Callable[..., SCORE]) -> None:
@@ -292,8 +323,9 @@ def test_regions_are_those_of_the_last_head(build: Callable[..., SCORE]) -> None
     torch.testing.assert_close(regions.region_embed, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_evaluation_is_look_ask_combine_select(build: Callable[..., SCORE]) -> None:
-    model = build().eval()
+@pytest.mark.parametrize("settings", [(), PLACES], ids=["reference", "places"])
+def test_evaluation_is_look_ask_combine_select(build: Callable[..., SCORE], settings: tuple[str, ...]) -> None:
+    model = build(*settings).eval()
     items = batch((64, 60), (50, 70))
     del items[0]["height"], items[0]["width"]  # then the result has the image's own size
     words = model.vocabulary(["ship", "dam"])
@@ -303,13 +335,17 @@ def test_evaluation_is_look_ask_combine_select(build: Callable[..., SCORE]) -> N
         chances = (ensemble or model.ensemble)(prediction.in_logits, prediction.out_logits, words.seen)
         for index, size in enumerate([(64, 60), (100, 140)]):
             own = tuple(items[index]["image"].shape[1:])
-            expected = model.selection(chances[index], prediction.regions.mask_logits[index], (64, 96), own, size)
+            regions, shown = prediction.regions, prediction.regions.shown(index)
+            quality = regions.quality[index][shown] if settings else None
+            masks = regions.mask_logits[index][shown]
+            expected = model.selection(chances[index][shown], masks, (64, 96), own, size, quality=quality)
             found = results[index]["instances"]
             assert "sem_seg" not in results[index]
             assert found.image_size == size
             torch.testing.assert_close(found.scores, expected.scores, rtol=1e-4, atol=1e-5)
             assert torch.equal(found.pred_classes, expected.pred_classes)
             assert torch.equal(found.pred_masks, expected.pred_masks)
+            assert set(found.query.tolist()) <= set(shown.tolist())
 
 
 def test_targets_are_padded_as_their_images(build: Callable[..., SCORE]) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import score
 from score.data import catalog
 from score.weights.folder import load
 from tests.tiny_data import tiny_data, tiny_maps
@@ -52,6 +53,18 @@ def test_one_command_trains_on_ones_own_data_and_writes_a_model_folder(place: Pa
         "model folder: runs/rectangles",
     ):
         assert words in outcome.out
+
+
+def test_a_decoder_with_places_is_trained_saved_and_asked(place: Path, call: Call) -> None:
+    outcome = call("train", *SETTINGS, "decoder=places", "scene=backbone", "input.train.ignore=true")
+    assert (outcome.code, outcome.err) == (0, "")
+    segmenter = score.Segmenter.from_pretrained(place / "runs" / "rectangles")
+    assert type(segmenter.model.mask_decoder).__name__ == "PlacesDecoder"
+    assert segmenter.model.scene is segmenter.model.backbone
+    image = sorted((place / "data" / "images").iterdir())[0]
+    found = segmenter.segment(image, ["ship", "dam"], score=0)
+    assert len(found) > 0
+    assert "loss_heat" in (place / "runs" / "rectangles" / "metrics.json").read_text()
 
 
 def test_the_saved_config_is_complete_and_resolved(place: Path, call: Call) -> None:

@@ -70,8 +70,11 @@ class TinyTower(Tower):
     @torch.no_grad()
     def encode_scene(self, images: Tensor) -> Scene:
         side = 32 * self.patches
-        images = F.interpolate(images, size=(side, side), mode="bilinear", align_corners=False)
-        grid = self.pyramid(images)["dense"].permute(0, 2, 3, 1)  # [B, patches, patches, channels]
+        return self.scene_of(self.pyramid(F.interpolate(images, (side, side), mode="bilinear", align_corners=False)))
+
+    @torch.no_grad()
+    def scene_of(self, pyramid: dict[str, Tensor]) -> Scene:
+        grid = pyramid["dense"].permute(0, 2, 3, 1)  # [B, patches, patches, channels]
         return Scene(F.normalize(self.head(grid.mean(dim=(1, 2))), dim=-1), self.head(grid).permute(0, 3, 1, 2))
 
     @torch.no_grad()
