@@ -111,7 +111,8 @@ def test_all_settings_can_be_shown_without_training(place: Path, call: Call) -> 
 def test_help_explains_every_setting_and_names_the_choices(place: Path, call: Call) -> None:
     told = call("train", "--help")
     assert told.code == 0 and told.err == ""
-    assert "rai: off, reference, small\n" in told.out and "overwrite: false          # replace the run" in told.out
+    assert "rai: joint, off, reference, small\n" in told.out
+    assert "overwrite: false          # replace the run" in told.out
     assert "-m          run every combination" in told.out and "hydra:" not in told.out
     told = call("sweep", "-h")
     assert told.out.startswith("Score a model at many pairs") and "tune_on_target: false" in told.out
