@@ -61,7 +61,8 @@ def load_model(folder: str | Path, device: str | None = None) -> SCORE:
     """Load a model folder, ready for inference.
 
     Args:
-        folder: what training wrote: ``model.safetensors``, ``config.yaml``, ``vocabulary.yaml``.
+        folder: what training wrote: ``model.safetensors``, ``config.yaml``, ``vocabulary.yaml``; or a known model's
+            name, as ``fcclip_coco``.
         device: as PyTorch names it; None for a GPU where there is one, the CPU otherwise.
 
     Returns:
@@ -72,9 +73,10 @@ def load_model(folder: str | Path, device: str | None = None) -> SCORE:
         WeightsError: the folder or its towers' weights are missing, damaged, or of another architecture.
     """
     from score.runtime import select_device
+    from score.weights import known
     from score.weights.folder import load
 
-    model, _ = load(folder, select_device(device or "auto"))
+    model, _ = load(known.find(folder), select_device(device or "auto"))
     return model
 
 

@@ -39,6 +39,11 @@ def cache_folder(setting: str | Path | None) -> Path | None:
     return user_cache_path("score-segmenter") if setting == "user" else Path(setting) if setting else None
 
 
+def user_folder(kind: str) -> Path:
+    """Where this user's ``weights`` and ``models`` are: in the folder that ``SCORE_CACHE`` names, or the cache."""
+    return (cache_folder(os.environ.get("SCORE_CACHE") or "user") or Path()) / kind
+
+
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     """Call ``write`` with a temporary name beside ``path``, then rename; missing folders are made.
 
@@ -80,15 +85,15 @@ def save_json(path: str | Path, obj: Any, indent: int | None = 1) -> None:
     write_text(Path(path), json.dumps(obj, indent=indent, allow_nan=False, ensure_ascii=False) + "\n")
 
 
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal; it is read once as long as its size and times stay the same."""
+def sha256(path: Path, algorithm: str = "sha256") -> str:
+    """A file's SHA-256, or another digest, in hexadecimal; read once as long as its size and times stay the same."""
     facts = path.stat()
-    return _sha256(path.absolute(), facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
+    return _digest(path.absolute(), algorithm, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
 
 
 @functools.cache
-def _sha256(path: Path, *facts: int) -> str:
-    digest = hashlib.sha256()
+def _digest(path: Path, algorithm: str, *facts: int) -> str:
+    digest = hashlib.new(algorithm, usedforsecurity=False)
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)

@@ -12,7 +12,7 @@ import torch
 from score import load_model
 from score.data.images import ImageLike, read_image, resized
 from score.detections import Detection, suppress
-from score.errors import ConfigError, WeightsError
+from score.errors import ConfigError
 from score.masks import RLE, encode
 from score.model.postprocess import binarise, sureness
 from score.names import is_seen
@@ -60,17 +60,13 @@ class Segmenter:
         """Load a model folder.
 
         Args:
-            folder: what training wrote.
+            folder: what training wrote, or the name of a known model, as ``fcclip_coco``.
             device: as PyTorch names it; None for a GPU where there is one, the CPU otherwise.
 
         Raises:
             ConfigError: there is no such device.
             WeightsError: the folder or its towers' weights are missing, damaged, or of another architecture.
         """
-        if not Path(folder).is_dir():
-            raise WeightsError(
-                f"{folder}: no such model folder, and no model is shipped under a name yet; score train makes one"
-            )
         return cls(load_model(folder, device))
 
     @torch.no_grad()

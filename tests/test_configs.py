@@ -21,7 +21,7 @@ from score.studies import benchmark
 CONFIGS = Path(score.__file__).parent.parent / "configs"
 # A group's files are tried one at a time on the smallest model that takes them.
 TINY = ["backbone=tiny", "scene=tiny", "model.train_names=[ship,plane]", "paths.cache=null"]
-NO_GROUPS = ("benchmark", "commands", "experiment", "tower")
+NO_GROUPS = ("benchmark", "commands", "experiment", "released", "tower")
 GROUPS = sorted(p.relative_to(CONFIGS) for p in CONFIGS.glob("*/*.yaml") if p.parent.name not in NO_GROUPS)
 EXPERIMENTS = sorted(p.stem for p in (CONFIGS / "experiment").glob("*.yaml"))
 CLIPS = {p.stem for p in (CONFIGS / "tower").glob("*.yaml")}

@@ -68,7 +68,7 @@ def test_unknown_names_are_refused_as_usual() -> None:
 
 
 def test_a_folder_that_is_none_is_named(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="demo: no such model folder, and no model is shipped"):
+    with pytest.raises(WeightsError, match="no such model folder: demo; score train makes one"):
         score.Segmenter.from_pretrained("demo")
 
 

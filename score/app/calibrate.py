@@ -18,9 +18,11 @@ def main(config: DictConfig) -> None:
     from score import runtime  # not before the settings have been read: PyTorch takes seconds
     from score.engine import checks
     from score.files import check_writable
+    from score.weights import known
 
     checks.check_numbers(config, false_alarms=checks.SHARE)
     runtime.log_to_stdout()
+    config.model = str(known.find(config.model))
     check_writable(Path(config.model))
     calibrate(config)
 

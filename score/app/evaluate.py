@@ -22,7 +22,7 @@ def main(config: DictConfig) -> None:
     from score.engine.predictions import fingerprint
     from score.evaluation.tables import overview, summary
     from score.files import check_writable, save_json
-    from score.weights import folder
+    from score.weights import folder, known
 
     checks.check_numbers(config)
     runtime.join_processes(config.runtime.device)
@@ -34,10 +34,11 @@ def main(config: DictConfig) -> None:
     for dataset in datasets:  # all, before the first is scored
         inference.choose(config.tasks, dataset)
         test_records(dataset, config.limit)
-    model, trained = folder.load(config.model, device, config.overrides)
+    found = known.find(config.model)
+    model, trained = folder.load(found, device, config.overrides)
     given = {key: float(value) for key, value in config.ensemble.items() if value is not None}
     ensemble = dataclasses.replace(model.ensemble, **given)
-    source = runtime.provenance(Path(config.model), device, trained.get("seed"), typed())
+    source = runtime.provenance(found, device, trained.get("seed"), typed())
     rows = {}
     changes = inference.changes(config)
     for dataset in datasets:

@@ -29,7 +29,7 @@ def main(config: DictConfig) -> None:
     from score.files import sha256
     from score.model.score import Calibration
     from score.segmenter import Segmenter
-    from score.weights import folder
+    from score.weights import folder, known
 
     checks.check_numbers(config, top_k=checks.MAYBE_COUNT)
     runtime.log_to_stdout()
@@ -40,10 +40,11 @@ def main(config: DictConfig) -> None:
     output = Path(settings["output"])
     prediction.check_output(output, images)
     device = runtime.select_device(config.runtime.device, config.runtime.threads)
-    model, _ = folder.load(settings["model"], device, config.overrides)
+    place = known.find(settings["model"])
+    model, _ = folder.load(place, device, config.overrides)
     given = {key: float(value) for key, value in config.ensemble.items() if value is not None}
     segmenter = Segmenter(model, ensemble=dataclasses.replace(model.ensemble, **given), **settings["resize"])
-    settings["weights"] = sha256(Path(settings["model"]) / folder.WEIGHTS)[:16]
+    settings["weights"] = sha256(place / folder.WEIGHTS)[:16]
 
     def report(path: Path, found: Result | DataError) -> None:
         if not isinstance(found, DataError):

@@ -34,6 +34,7 @@ from score.evaluation.tables import overview
 from score.files import save_json
 from score.model.score import SCORE
 from score.weights import folder as model_folder
+from score.weights import known
 from score.weights.start import initialise
 
 logger = logging.getLogger(__name__)
@@ -101,7 +102,7 @@ def run(config: DictConfig, command: str) -> None:
 
     runtime.seed_everything(config.seed)
     model = model_folder.build(config).to(device)
-    started = initialise(model, Path(config.init).expanduser()) if config.init and not state else None
+    started = initialise(model, known.find(config.init)) if config.init and not state else None
     model.vocabulary(model.train_names)  # the text bank in full precision, before any autocast
     facts |= {"backbone": model.backbone.identity, "scene": model.scene.identity if model.scene else "off"}
     session = Session(config, model, data, tests, device, facts, state)

@@ -23,6 +23,7 @@ from score.evaluation.coco import CocoScorer, Metrics, ranks
 from score.model.classifier import Ensemble
 from score.names import is_seen
 from score.weights import folder as model_folder
+from score.weights import known
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ class Study:
     def configured(cls, config: DictConfig) -> Study:
         """Build what ``score benchmark`` or ``score sweep`` was set to."""
         return cls(
-            Path(config.model),
+            known.find(config.model),
             Path(config.predictions),
             runtime.select_device(config.runtime.device, config.runtime.threads),
             overrides=config.overrides,

@@ -47,9 +47,14 @@ def save(folder: Path, model: SCORE, config: DictConfig, card: Mapping[str, str]
     save_config(folder, config)
     vocabulary = {"names": list(model.train_names), "prompts": list(model.text.prompts)}
     write_text(folder / VOCABULARY, yaml.safe_dump(vocabulary, sort_keys=False, allow_unicode=True))
-    facts = {"format": "pt", "sha256": _digest(state)}
-    write_whole(folder / WEIGHTS, lambda partial: save_file(state, partial, metadata=facts))
+    save_weights(folder, state)
     save_card(folder, model, config, card)
+
+
+def save_weights(folder: Path, state: Mapping[str, torch.Tensor]) -> None:
+    """Write ``model.safetensors``, with a hash of its content in it."""
+    facts = {"format": "pt", "sha256": _digest(state)}
+    write_whole(folder / WEIGHTS, lambda partial: save_file(dict(state), partial, metadata=facts))
 
 
 def save_config(folder: Path, config: DictConfig) -> None:
@@ -261,7 +266,7 @@ def _digest(state: Mapping[str, torch.Tensor]) -> str:
 
 def _check_there(path: Path) -> None:
     if not path.parent.is_dir():
-        raise WeightsError(f"no such model folder: {path.parent}; score train makes one")
+        raise WeightsError(f"no such model folder: {path.parent}; score train makes one, score weights gets one")
     if not path.is_file():
         raise WeightsError(
             f"{path.name} is missing in {path.parent}; a model folder holds {WEIGHTS}, {CONFIG}, {VOCABULARY}"

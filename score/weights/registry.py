@@ -1,4 +1,4 @@
-"""The known towers: what is published where, fetched whole or not at all, and looked into."""
+"""What is published where, towers and checkpoints: fetched whole or not at all, and looked into."""
 
 from __future__ import annotations
 
@@ -27,16 +27,18 @@ CHECKPOINT = "epoch_20.pt"  # what an archive of open_clip's training holds
 
 @dataclass(frozen=True)
 class Published:
-    """A tower's weights, as its file in ``configs/tower`` states them.
+    """Weights, as a file in ``configs/tower`` or ``configs/released`` states them.
 
     Attributes:
         file: its path where it is published.
         repository: the address of that place.
+        url: the file's own address, for what is on no hub.
+        md5: first digits of the file's MD5, None if not known.
         licence: terms of use, as far as they are stated there.
         megabytes: size of the file, 10^6 bytes, None if not known.
         sha256: of the file, hexadecimal, None if not known.
         archive: address of a zip archive that holds it, for what is on no hub.
-        settings: the tower's other settings.
+        settings: what else the file states.
     """
 
     name: str
@@ -47,11 +49,13 @@ class Published:
     sha256: str | None
     archive: str | None
     settings: Mapping[str, Any]
+    url: str | None = None
+    md5: str | None = None
 
     @property
     def address(self) -> str:
         """Where a browser finds the file."""
-        return self.archive or f"{self.repository}/resolve/main/{self.file}"
+        return self.archive or self.url or f"{self.repository}/resolve/main/{self.file}"
 
     def tower(self, path: Path) -> OpenCLIPTower:
         """Build the tower from a file."""
@@ -67,7 +71,7 @@ class Published:
 
 
 def read(folder: Path) -> dict[str, Published]:
-    """Read ``configs/tower``: every tower by its name."""
+    """Read ``configs/tower`` or ``configs/released``: everything there by its name."""
     known = {}
     for path in sorted(folder.glob("*.yaml")):
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -77,7 +81,7 @@ def read(folder: Path) -> dict[str, Published]:
 
 
 def choose(known: Mapping[str, Published], name: str) -> Published:
-    """One of the known towers.
+    """One of the known ones.
 
     Raises:
         ConfigError: it is not one of them.
@@ -87,33 +91,37 @@ def choose(known: Mapping[str, Published], name: str) -> Published:
     return known[name]
 
 
-def fetch(tower: Published, folder: Path, hub: str | None = None) -> Path:
-    """Download a tower's file into a folder; what was cut off goes on, and only a whole, verified file gets its name.
+def fetch(tower: Published, folder: Path, hub: str | None = None, mirror: str | None = None) -> Path:
+    """Download a file into a folder; what was cut off goes on, and only a whole, verified file gets its name.
 
     Args:
         folder: made if missing.
         hub: address of the hub, None for huggingface_hub's own setting (``HF_ENDPOINT``).
+        mirror: an address that the file is under by its name, in place of where it is published.
 
     Returns:
         The file, which may have been there.
 
     Raises:
-        WeightsError: there is no network, it is not there any more, or its SHA-256 is wrong.
+        WeightsError: there is no network, it is not there any more, a web page came instead, or a digest is wrong.
         OutputError: the folder cannot be written to.
     """
     target = folder / Path(tower.file).name
     if target.is_file():
-        verify(target, tower.sha256)
+        verify(target, tower.sha256, tower.md5)
         return target
     check_writable(folder)
     staging = folder / STAGING
     try:
         staging.mkdir(parents=True, exist_ok=True)
         logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-        if tower.archive is None:
-            found, stated = _from_hub(tower, staging, hub)
+        stated = None
+        if url := f"{mirror.rstrip('/')}/{target.name}" if mirror else tower.url:
+            found = _download(url, staging / target.name)
+        elif tower.archive:
+            found = _from_archive(tower.archive, staging)
         else:
-            found, stated = _from_archive(tower.archive, staging), None
+            found, stated = _from_hub(tower, staging, hub)
     except Exception as error:  # of the network: each library under huggingface_hub has its own
         if isinstance(error, (WeightsError, OutputError)):
             raise
@@ -127,7 +135,7 @@ def fetch(tower: Published, folder: Path, hub: str | None = None) -> Path:
             + (f", its {CHECKPOINT} as {target.name}" if tower.archive else "")
         ) from error
     try:
-        verify(found, tower.sha256 or stated)
+        verify(found, tower.sha256 or stated, tower.md5)
     except WeightsError:
         shutil.rmtree(staging)  # or the next attempt would find it whole
         raise
@@ -152,14 +160,25 @@ def _from_hub(tower: Published, staging: Path, hub: str | None) -> tuple[Path, s
     return Path(path), etag if re.fullmatch("[0-9a-f]{64}", etag) else None
 
 
+def _download(address: str, target: Path) -> Path:
+    """A file at an address of its own; what was cut off goes on."""
+    partial = target.with_suffix(".partial")
+    if not target.is_file():
+        with partial.open("ab") as file:
+            http_get(address, file, resume_size=file.tell(), displayed_filename=target.name)
+        with partial.open("rb") as file:
+            if file.read(64).lstrip().startswith(b"<"):  # neither archives nor checkpoints begin so
+                partial.unlink()
+                raise WeightsError(
+                    f"{address} gave a web page instead of {target.name}; open it in a browser to read what it says"
+                )
+        partial.replace(target)
+    return target
+
+
 def _from_archive(address: str, staging: Path) -> Path:
     """The checkpoint in a zip archive, unpacked beside it."""
-    archive = staging / address.rsplit("/", 1)[-1]
-    partial = archive.with_suffix(".partial")
-    if not archive.is_file():
-        with partial.open("ab") as file:
-            http_get(address, file, resume_size=file.tell(), displayed_filename=archive.name)
-        partial.replace(archive)
+    archive = _download(address, staging / address.rsplit("/", 1)[-1])
     try:
         with zipfile.ZipFile(archive) as content:
             members = [name for name in content.namelist() if Path(name).name == CHECKPOINT]
@@ -173,14 +192,15 @@ def _from_archive(address: str, staging: Path) -> Path:
     return staging / CHECKPOINT
 
 
-def verify(path: Path, expected: str | None) -> None:
-    """Compare a file with its SHA-256, where that is known.
+def verify(path: Path, expected: str | None, md5: str | None = None) -> None:
+    """Compare a file with its SHA-256 and the first digits of its MD5, where they are known.
 
     Raises:
         WeightsError: it is another file.
     """
-    if expected is not None and (found := sha256(path)) != expected:
-        raise WeightsError(
-            f"{path} has the SHA-256 {found[:16]}... instead of {expected[:16]}...: another file, or damaged; "
-            "remove it and fetch it again"
-        )
+    for name, wanted, algorithm in (("SHA-256", expected, "sha256"), ("MD5", md5, "md5")):
+        if wanted is not None and not (found := sha256(path, algorithm)).startswith(wanted):
+            raise WeightsError(
+                f"{path} has the {name} {found[:16]}... instead of {wanted[:16]}...: another file, or damaged; "
+                "remove it and fetch it again"
+            )

@@ -32,12 +32,13 @@ SETTINGS = {"architecture": "RN50", "quick_gelu": True, "precision": "fp32"}
 
 @dataclass
 class Hub:
-    """A hub on this machine: what it serves, what was asked of it, and after how many bytes it hangs up."""
+    """A hub on this machine: what it serves, what was asked of it, and where it hangs up, once."""
 
     address: str = ""
     files: dict[str, bytes] = field(default_factory=dict)
     etag: str = DIGEST
     ranges: list[str] = field(default_factory=list)
+    cut: int | None = None
 
 
 @pytest.fixture
@@ -64,7 +65,8 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
             self.send_header("X-Repo-Commit", "0" * 40)
             self.end_headers()
             if body:
-                self.wfile.write(content[start:])
+                self.wfile.write(content[start : state.cut])
+                state.cut = None
 
         def do_HEAD(self) -> None:
             self._serve(body=False)

@@ -12,6 +12,7 @@ from huggingface_hub import try_to_load_from_cache
 from torch import nn
 
 from score.errors import ConfigError, WeightsError
+from score.files import user_folder
 from score.model.towers.clip import OpenCLIPTower
 from score.model.towers.convnext import ConvNeXtTower
 from score.model.towers.resnet import ResNetTower
@@ -21,7 +22,7 @@ HUB = "https://huggingface.co/"  # what is published there may be in the hub's l
 
 
 def find_weights(published: Mapping[str, Any], folder: str | Path | None) -> Path:
-    """Find a published weight file: in ``folder``, else in the hub's local cache; nothing is downloaded.
+    """Find a published weight file: in ``folder``, this user's, or the hub's local cache; nothing is downloaded.
 
     Args:
         published: ``file``, and ``repository``, the address of where it is published.
@@ -31,8 +32,9 @@ def find_weights(published: Mapping[str, Any], folder: str | Path | None) -> Pat
         WeightsError: naming the file, where it is published, and where to put it.
     """
     file, repository = published["file"], published["repository"]
-    if folder is not None and (Path(folder) / Path(file).name).is_file():
-        return Path(folder) / Path(file).name
+    for own in (folder, user_folder("weights")):
+        if own is not None and (Path(own) / Path(file).name).is_file():
+            return Path(own) / Path(file).name
     if repository.startswith(HUB):
         cached = try_to_load_from_cache(repository.removeprefix(HUB), file)
         if isinstance(cached, str):
