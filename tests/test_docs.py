@@ -51,6 +51,7 @@ RULES: list[
     (r"score train experiment=isaid512_lite.* --cfg job", "run", ()),
     (r"score train experiment=isaid512_lite", "run", TINY),
     (r"score (evaluate|benchmark|sweep) ", "run", ("limit=2", *RUNTIME)),
+    (r"score predict model=fcclip_coco", "compose", ()),  # tests/weights/test_known.py
     (r"score predict ", "run", RUNTIME[1:]),
     (r"score calibrate ", "run", ("limit=2", *RUNTIME[1:])),
     (r"score report ", "run", ()),
