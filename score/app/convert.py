@@ -64,7 +64,7 @@ def convert(
     print(f"used   {len(conversion.used):5d} of the trained part, {trained:,} parameters")
     if parts:
         folder.save_weights(output, state)
-        write_text(output / folder.CARD, "".join(f"# {title}\n\n{text}\n" for title, text in card.items()))
+        write_text(output / folder.CARD, "\n".join(f"# {title}\n\n{text}\n" for title, text in card.items()))
         return
     model.load_trainable(state)
     for name, group in (("backbone", config.backbone), ("scene", config.scene)):
