@@ -37,13 +37,18 @@ def save(folder: Path, model: SCORE, config: DictConfig, card: Mapping[str, str]
 
     Args:
         model: a :class:`SCORE`; its frozen towers are named in the card, not written.
-        config: the run's; ``config.model.network`` builds the model.
+        config: the run's; ``config.model.network`` builds the model, ``config.half`` writes it in 16 bits.
         card: sections of the card, title to Markdown.
 
     Raises:
         OutputError: the folder cannot be written to.
+        WeightsError: a weight is too large for 16 bits.
     """
     state = {name: value.detach().cpu().clone().contiguous() for name, value in model.trainable_state().items()}
+    if config.get("half"):
+        state = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
+        if large := [name for name, value in state.items() if not value.isfinite().all()]:
+            raise WeightsError(f"{large[0]} is too large for 16 bits; write the model with half=false")
     save_config(folder, config)
     vocabulary = {"names": list(model.train_names), "prompts": list(model.text.prompts)}
     write_text(folder / VOCABULARY, yaml.safe_dump(vocabulary, sort_keys=False, allow_unicode=True))

@@ -52,6 +52,23 @@ def test_round_trip_gives_the_same_model(tmp_path: Path) -> None:
         assert torch.equal(value, again.trainable_state()[name]), name
 
 
+def test_half_the_size_gives_nearly_the_same_model(tmp_path: Path) -> None:
+    model, config = tiny_model(NAMES)
+    save(tmp_path / "full", model, config, {})
+    config.half = True
+    save(tmp_path / "half", model, config, {})
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("full", "half")]
+    assert sizes[1] < 0.6 * sizes[0]
+    again, _ = load(tmp_path / "half")
+    for name, value in model.trainable_state().items():
+        torch.testing.assert_close(again.trainable_state()[name], value, rtol=1e-3, atol=1e-6)
+    with torch.no_grad():
+        model.classifier.log_scale.fill_(1e5)
+    with pytest.raises(WeightsError, match=r"classifier.log_scale is too large for 16 bits"):
+        save(tmp_path / "large", model, config, {})
+    assert not (tmp_path / "large" / "model.safetensors").exists()
+
+
 def test_frozen_towers_are_named_not_written(saved: Path) -> None:
     assert not [name for name in load_file(saved / "model.safetensors") if name.startswith(("backbone", "scene"))]
     card = (saved / "README.md").read_text()
