@@ -1,7 +1,7 @@
 """SCORE: open-vocabulary instance segmentation of remote sensing images with scene context.
 
 >>> import score
->>> segmenter = score.Segmenter.from_pretrained("runs/demo")
+>>> segmenter = score.Segmenter.from_pretrained()
 >>> result = segmenter.segment("harbour.jpg", ["ship", "storage tank", "swimming pool"])
 >>> result.save("found.jpg")  # result.detections: name, score, mask, box (x, y, width, height) and area of each
 """
@@ -57,12 +57,12 @@ else:
     sys.meta_path.insert(0, _Registers())
 
 
-def load_model(folder: str | Path, device: str | None = None) -> SCORE:
+def load_model(folder: str | Path = "lite", device: str | None = None) -> SCORE:
     """Load a model folder, ready for inference.
 
     Args:
         folder: what training wrote: ``model.safetensors``, ``config.yaml``, ``vocabulary.yaml``; or a known model's
-            name, as ``fcclip_coco``.
+            name: ``lite`` is shipped, ``fcclip_coco`` can be fetched.
         device: as PyTorch names it; None for a GPU where there is one, the CPU otherwise.
 
     Returns:

@@ -56,11 +56,11 @@ class Segmenter:
         self.resize = own._replace(shortest=shortest or own.shortest, longest=longest or own.longest)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, device: str | None = None) -> Segmenter:
+    def from_pretrained(cls, folder: str | Path = "lite", device: str | None = None) -> Segmenter:
         """Load a model folder.
 
         Args:
-            folder: what training wrote, or the name of a known model, as ``fcclip_coco``.
+            folder: what training wrote, or a known model's name: ``lite`` is shipped, ``fcclip_coco`` can be fetched.
             device: as PyTorch names it; None for a GPU where there is one, the CPU otherwise.
 
         Raises:

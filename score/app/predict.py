@@ -1,4 +1,4 @@
-"""Find objects: ``score predict model=FOLDER images=[a.jpg,b.jpg] "vocabulary=[ship,'storage tank']" output=DIR``.
+"""Find objects: ``score predict images=[a.jpg,b.jpg] "vocabulary=[ship,'storage tank']" output=DIR``.
 
 Writes pictures and one COCO JSON as it goes, and prints what was found in each image; the same command again does what
 is left. Exit code 1 says that some of the images could not be read, and which.

@@ -118,6 +118,8 @@ def show(towers: Mapping[str, Published], models: Mapping[str, Published], folde
         print(f"  {Path(tower.file).name}{'' if found else ', not here, is published at'}")
         print(f"  {found or (tower.archive or tower.repository).removeprefix('https://')}")
     print(f"{'-' * 80}\nmodels")
+    for name, place in known.SHIPPED.items():
+        print(f"{name:18} shipped\n  {place}")
     for model in models.values():
         digest = f"MD5 {model.md5}" if model.md5 else model.sha256[:8] if model.sha256 else "unknown"
         print(f"{model.name:18} {model.settings['tower'] or 'to start from':20} {'?':>8}  {model.licence:16} {digest}")

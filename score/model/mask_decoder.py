@@ -34,9 +34,10 @@ class Places(NamedTuple):
     """Where queries started in training; ``F`` of them look for objects, up to ``P`` further ones are told of one.
 
     Attributes:
-        heat: ``[B, h, w]`` logits of centres.
+        heat: ``[B, S, h, w]`` logits of centres, a map for each class of size.
         at: ``[B, F, 2]`` places, x and y in 0..1.
         extents: of each image's targets, ``[N, 4]``: centre x, y, width, height in 0..1.
+        sizes: the class of size of each target, ``[N]`` an image.
         told: the target of each further query, ``[P]`` an image, or empty without any.
         quality: ``[B, F]`` logits of the IoU that each mask of the last head has with its object.
     """
@@ -44,6 +45,7 @@ class Places(NamedTuple):
     heat: Tensor
     at: Tensor
     extents: list[Tensor]
+    sizes: list[Tensor]
     told: list[Tensor]
     quality: Tensor
 

@@ -38,6 +38,9 @@ class PlacesDecoder(nn.Module):
         queries: places an image in evaluation; more cost time and need no training.
         layers, heads, feedforward, levels: as of `MaskDecoder`.
         train_queries: places an image in training.
+        sizes: limits between classes of size, by an object's longer side in pixels of the input; each has a heat map of
+            its own, so that a bridge is not outdone by the cars on it.
+        shares: of the places, that each class of size gets; one more than ``sizes``.
         prior: add the quadratic form to mask logits.
         pilots: further queries at true places in training, an image at most; 0 for none.
         jitter: of a pilot's place, in extents of its object.
@@ -54,6 +57,8 @@ class PlacesDecoder(nn.Module):
         feedforward: int,
         levels: int = 3,
         train_queries: int,
+        sizes: Sequence[float],
+        shares: Sequence[float],
         prior: bool,
         pilots: int,
         jitter: float,
@@ -61,9 +66,16 @@ class PlacesDecoder(nn.Module):
     ) -> None:
         super().__init__()
         self.heads, self.queries, self.train_queries = heads, queries, train_queries
+        self.sizes, self.shares = tuple(sizes), tuple(shares)
+        if len(shares) != len(sizes) + 1 or not sum(shares) > 0 or list(sizes) != sorted(sizes):
+            raise ValueError(
+                f"sizes={list(sizes)} shares={list(shares)}: needs rising limits and one more share than limits"
+            )
         self.prior, self.pilots, self.jitter, self.overlap = prior, pilots, jitter, overlap
-        self.heat = nn.Sequential(nn.Conv2d(dim, dim, 3, padding=1), nn.ReLU(), nn.Conv2d(dim, 1, 1))
+        self.heat = nn.Sequential(nn.Conv2d(dim, dim, 3, padding=1), nn.ReLU(), nn.Conv2d(dim, len(shares), 1))
         nn.init.constant_(self.heat[-1].bias, RARE)
+        self.size_embed = nn.Embedding(len(shares), dim)
+        nn.init.zeros_(self.size_embed.weight)
         self.content = nn.Sequential(nn.LayerNorm(dim), MLP(dim, dim, dim))
         self.pos_proj = nn.Linear(dim, dim)
         self.level_embed = nn.Embedding(levels, dim)
@@ -87,45 +99,62 @@ class PlacesDecoder(nn.Module):
             All ``layers + 1`` heads and their `Places` with targets; the last head alone without, and the ``quality``
             of its masks, which is 0 for duplicates.
         """
-        heat = self.heat(pixels.mask_features).squeeze(1).float()
-        at = peaks(heat, self.queries if targets is None else self.train_queries)
+        heat = self.heat(pixels.mask_features).float()
+        at, size = self._places(heat, self.queries if targets is None else self.train_queries)
         if targets is None:
-            (head,) = self._decode(pixels, at, None, every_head=False)
+            (head,) = self._decode(pixels, at, size, None, every_head=False)
             guess, sure = self._quality(head)
             quality = guess.float().sigmoid()
             images = zip(quality * sure, head.mask_logits, strict=True)
             return Decoded([head], quality * torch.stack([distinct(*image, self.overlap) for image in images]))
         finders = at.shape[1]
         extents = [extent(target.masks) for target in targets]
+        of_size = [self._size_of(box, heat) for box in extents]
         told, apart = [], None
         if self.pilots:
             told = [torch.randperm(len(box), device=box.device)[: self.pilots] for box in extents]
             place, real = self._pilots(heat, [box[chosen] for box, chosen in zip(extents, told, strict=True)])
+            sizes = [known[chosen] for known, chosen in zip(of_size, told, strict=True)]
             at = torch.cat([at, place], dim=1)
+            size = torch.cat([size, nn.utils.rnn.pad_sequence(sizes, batch_first=True)], dim=1)
             apart = keep_apart(finders, real).repeat_interleave(self.heads, 0)
-        heads = self._decode(pixels, at, apart, every_head=True)
+        heads = self._decode(pixels, at, size, apart, every_head=True)
         quality, _ = self._quality(Head(heads[-1].queries[:, :finders], heads[-1].mask_logits[:, :finders]))
-        return Decoded(heads, places=Places(heat, at[:, :finders], extents, told, quality))
+        return Decoded(heads, places=Places(heat, at[:, :finders], extents, of_size, told, quality))
+
+    def _places(self, heat: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """Where queries start, ``[B, N, 2]``, and the class of size that each looks for, ``[B, N]``."""
+        counts = [round(count * share / sum(self.shares)) for share in self.shares]
+        found = [peaks(maps, number) for maps, number in zip(heat.unbind(1), counts, strict=True)]
+        size = torch.cat([at.new_full(at.shape[:2], index, dtype=torch.long) for index, at in enumerate(found)], dim=1)
+        return torch.cat(found, dim=1), size
+
+    def _size_of(self, box: Tensor, heat: Tensor) -> Tensor:
+        """The class of size ``[N]`` of extents ``[N, 4]``."""
+        grid = box.new_tensor([heat.shape[-1], heat.shape[-2]])  # cells of 4 pixels
+        return torch.bucketize((box[:, 2:] * grid * 4).amax(1), box.new_tensor(self.sizes), right=True)
 
     def _pilots(self, heat: Tensor, boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Jittered places ``[B, P, 2]`` of true objects, at centres of cells, and which of them are real ``[B, P]``."""
-        size = heat.new_tensor([heat.shape[-1], heat.shape[-2]])  # w, h
+        grid = heat.new_tensor([heat.shape[-1], heat.shape[-2]])  # w, h
         most = max(len(box) for box in boxes)
         place = heat.new_full((len(boxes), most, 2), 0.5)
         real = torch.zeros(len(boxes), most, dtype=torch.bool, device=heat.device)
         for b, box in enumerate(boxes):
             at = box[:, :2] + (torch.rand_like(box[:, :2]) - 0.5) * self.jitter * box[:, 2:]
-            cell = (at * size).floor().clamp(min=0).minimum(size - 1)
-            place[b, : len(box)], real[b, : len(box)] = (cell + 0.5) / size, True
+            cell = (at * grid).floor().clamp(min=0).minimum(grid - 1)
+            place[b, : len(box)], real[b, : len(box)] = (cell + 0.5) / grid, True
         return place, real
 
-    def _decode(self, pixels: Pixels, at: Tensor, apart: Tensor | None, *, every_head: bool) -> list[Head]:
+    def _decode(
+        self, pixels: Pixels, at: Tensor, of_size: Tensor, apart: Tensor | None, *, every_head: bool
+    ) -> list[Head]:
         features = pixels.mask_features
         size = (features.shape[-2], features.shape[-1])
         sources, positions = keys_of(pixels.multiscale, self.level_embed.weight)
         grids = [(maps.shape[-2], maps.shape[-1]) for maps in pixels.multiscale]
         at_level = [resize(features.detach(), grid) for grid in grids]  # as in MaskDecoder
-        x = self.content(self._sample(pixels, at))
+        x = self.content(self._sample(pixels, at)) + self.size_embed(of_size)
         query_pos = self.pos_proj(point_codes(at, x.shape[-1]).to(x.dtype))
 
         heads: list[Head] = []

@@ -57,7 +57,7 @@ class PlacesCriterion(SetCriterion):
         ignored = self._ignored(places, targets)
         losses = {
             "loss_ce": self._classes(logits, targets, queries, chosen, ignored),
-            "loss_heat": self.heat_weight * heat_loss(places.heat, places.extents, targets) / count,
+            "loss_heat": self.heat_weight * heat_loss(places, targets) / count,
             "loss_quality": self.quality_weight * quality_loss(places.quality, masks[:, :finders], targets, ignored),
         }
         truth = torch.cat([target.masks[n] for n, target in zip(chosen, targets, strict=True)]).unsqueeze(1)
@@ -99,27 +99,31 @@ class PlacesCriterion(SetCriterion):
         return self.class_weight * loss / weights[wanted[wanted >= 0]].sum().clamp(min=1e-6)
 
 
-def heat_loss(heat: Tensor, extents: Sequence[Tensor], targets: Sequence[Target]) -> Tensor:
-    """Penalty-reduced focal loss of centres, ``[B, h, w]`` logits against Gaussian peaks, summed over all cells."""
+def heat_loss(places: Places, targets: Sequence[Target]) -> Tensor:
+    """Penalty-reduced focal loss of centres against Gaussian peaks, summed over the cells of all maps.
+
+    An object's peak stands in the map of its class of size.
+    """
+    heat = places.heat
     h, w = heat.shape[-2:]
-    size = heat.new_tensor([w, h])
+    grid = heat.new_tensor([w, h])
     x, y = (torch.arange(n, device=heat.device) for n in (w, h))
     total = heat.sum() * 0
-    for logits, box, target in zip(heat, extents, targets, strict=True):
-        cell = (box[:, :2] * size).floor().clamp(min=0).minimum(size - 1)  # [N, 2]
-        spread = (SPREAD * box[:, 2:] * size).clamp(min=0.5)
+    for logits, box, sizes, target in zip(heat, places.extents, places.sizes, targets, strict=True):
+        cell = (box[:, :2] * grid).floor().clamp(min=0).minimum(grid - 1)  # [N, 2]
+        spread = (SPREAD * box[:, 2:] * grid).clamp(min=0.5)
         across, down = (
             torch.exp(-0.5 * ((line - cell[:, i, None]) / spread[:, i, None]) ** 2) for i, line in enumerate((x, y))
         )
-        near, peak = torch.zeros_like(logits), torch.zeros_like(logits, dtype=torch.bool)
-        if len(box):
-            near = (down[:, :, None] * across[:, None, :]).amax(0)
-            peak[cell[:, 1].long(), cell[:, 0].long()] = True
+        near, peak = torch.zeros_like(logits), torch.zeros_like(logits, dtype=torch.bool)  # [S, h, w]
+        for size in sizes.unique().tolist():
+            own = sizes == size
+            near[size] = (down[own, :, None] * across[own, None, :]).amax(0)
+        peak[sizes, cell[:, 1].long(), cell[:, 0].long()] = True
         p = logits.sigmoid().clamp(1e-5, 1 - 1e-5)
         miss, alarm = (1 - p) ** 2 * -F.logsigmoid(logits), (1 - near) ** 4 * p**2 * F.softplus(logits)
         if target.ignore is not None:
-            free = F.adaptive_max_pool2d(target.ignore[None].float(), (h, w))[0] == 0
-            alarm = alarm * free
+            alarm = alarm * (F.adaptive_max_pool2d(target.ignore[None].float(), (h, w)) == 0)
         total = total + torch.where(peak, miss, alarm).sum()
     return total
 

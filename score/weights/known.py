@@ -9,7 +9,7 @@ from score.files import shipped, user_folder
 from score.weights.folder import WEIGHTS
 
 RELEASED = shipped("configs") / "released"  # a file for each model that can be fetched
-SHIPPED: dict[str, Path] = {}  # model folders inside the package, by name
+SHIPPED = {"lite": Path(__file__).with_name("lite")}  # model folders inside the package, by name
 
 
 def names() -> list[str]:

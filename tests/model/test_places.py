@@ -19,8 +19,9 @@ from score.model.position import point_codes, sine_positions
 
 def decoder(**settings: object) -> PlacesDecoder:
     torch.manual_seed(0)
-    chosen = {"prior": True, "pilots": 3, "jitter": 0.5, "overlap": 0.5, "train_queries": 4, **settings}
-    made = PlacesDecoder(dim=16, queries=6, layers=3, heads=2, feedforward=32, **chosen)  # type: ignore[arg-type]
+    sizes = {"sizes": [12, 22], "shares": [2, 1, 1]}
+    chosen = {"prior": True, "pilots": 3, "jitter": 0.5, "overlap": 0.5, "train_queries": 4, **sizes, **settings}
+    made = PlacesDecoder(dim=16, queries=8, layers=3, heads=2, feedforward=32, **chosen)  # type: ignore[arg-type]
     return made.eval()
 
 
@@ -116,7 +117,7 @@ def test_a_new_decoder_starts_from_discs_at_its_places() -> None:
             torch.nn.init.zeros_(layer.weight)
             torch.nn.init.zeros_(layer.bias)
     maps = pixels()
-    at = peaks(made.heat(maps.mask_features).squeeze(1), 6)
+    at, _ = made._places(made.heat(maps.mask_features), 8)
     (head,) = made(maps).heads
     for b in range(2):
         for (x, y), logits in zip(at[b].tolist(), head.mask_logits[b], strict=True):
@@ -129,15 +130,15 @@ def test_evaluation_gives_one_head_and_a_quality() -> None:
     made, maps = decoder(overlap=1.0), pixels()
     heads, quality, places = made(maps)
     assert len(heads) == 1 and places is None
-    assert heads[0].mask_logits.shape == (2, 6, 16, 24) and heads[0].queries.shape == (2, 6, 16)
-    assert quality.shape == (2, 6) and ((quality > 0) & (quality < 1)).all()
+    assert heads[0].mask_logits.shape == (2, 8, 16, 24) and heads[0].queries.shape == (2, 8, 16)
+    assert quality.shape == (2, 8) and ((quality > 0) & (quality < 1)).all()
 
 
 def test_the_number_of_places_is_free() -> None:
     few, many = decoder(), decoder()
-    many.queries = 50
+    many.queries = 48
     many.load_state_dict(few.state_dict())
-    assert many(pixels()).heads[0].mask_logits.shape[1] == 50
+    assert many(pixels()).heads[0].mask_logits.shape[1] == 48
 
 
 def test_images_of_a_batch_do_not_see_each_other() -> None:
@@ -164,7 +165,7 @@ def test_pilots_are_told_places_and_change_nothing_for_the_others() -> None:
 def test_pilots_start_within_their_objects() -> None:
     made, maps = decoder(jitter=0.9), pixels()
     wanted = [boxes((8, 16, 8, 24), (40, 4, 12, 12)), boxes((0, 60, 20, 20))]
-    heat = made.heat(maps.mask_features).squeeze(1)
+    heat = made.heat(maps.mask_features)
     for seed in range(20):
         torch.manual_seed(seed)
         place, real = made._pilots(heat, [extent(masks) for masks in wanted])
@@ -238,7 +239,7 @@ def test_half_precision_keeps_the_form_exact() -> None:
 
 def perfect(wanted: list[Target], classes: int = 3) -> tuple[Decoded, torch.Tensor]:
     """A decoder's output that is right: one finder an object, then one that shows nothing; with class logits."""
-    made = decoder(pilots=0, train_queries=max(len(t.classes) for t in wanted) + 1)
+    made = decoder(pilots=0, train_queries=4)
     decoded = made(pixels(len(wanted)), wanted)
     masks = torch.full_like(decoded.heads[-1].mask_logits, -20.0)
     logits = torch.full((*masks.shape[:2], classes + 1), -20.0)
@@ -288,24 +289,41 @@ def test_what_starts_where_nothing_is_background_has_no_class() -> None:
 
 def test_heat_is_not_punished_where_nothing_is_background() -> None:
     wanted = targets()
-    heat = torch.full((2, 16, 24), -4.0)
-    heat[1, 14, 2] = 5.0  # an alarm where no object is
+    places = decoder()(pixels(), wanted).places
+    heat = torch.full((2, 3, 16, 24), -4.0)
+    heat[1, 0, 14, 2] = 5.0  # an alarm where no object is
     ignore = torch.zeros(64, 96, dtype=torch.bool)
     ignore[56:60, 8:12] = True
-    sizes = [extent(target.masks) for target in wanted]
-    costly = heat_loss(heat, sizes, wanted)
-    free = heat_loss(heat, sizes, [wanted[0], wanted[1]._replace(ignore=ignore)])
+    costly = heat_loss(places._replace(heat=heat), wanted)
+    free = heat_loss(places._replace(heat=heat), [wanted[0], wanted[1]._replace(ignore=ignore)])
     assert costly - free > 4
 
 
-def test_heat_is_least_at_centres() -> None:
+def test_heat_is_least_at_centres_of_objects_of_its_size() -> None:
     wanted = targets()
-    sizes = [extent(target.masks) for target in wanted]
-    right = torch.full((2, 16, 24), -8.0)
-    for b, box in enumerate(sizes):
-        for x, y in (box[:, :2] * torch.tensor([24, 16])).long().tolist():
-            right[b, y, x] = 8.0
-    assert heat_loss(right, sizes, wanted) < 0.1 < 10 < heat_loss(right.roll(6, -1), sizes, wanted)
+    places = decoder()(pixels(), wanted).places
+    assert [sizes.tolist() for sizes in places.sizes] == [[2, 1], [1]]  # longer sides of 24, 12 and 20 pixels
+    right = torch.full((2, 3, 16, 24), -8.0)
+    right[0, 2, 3, 7] = right[0, 1, 11, 2] = right[1, 1, 2, 17] = 8.0
+    assert heat_loss(places._replace(heat=right), wanted) < 0.2
+    for wrong in (right.roll(6, -1), right.roll(1, 1)):  # another place, another size
+        assert heat_loss(places._replace(heat=wrong), wanted) > 10
+
+
+def test_each_size_has_its_share_of_places() -> None:
+    """However strong the others are."""
+    made, heat = decoder(), torch.full((1, 3, 16, 24), -9.0)
+    heat[0, 0] = torch.rand(16, 24) + 5
+    heat[0, 2, 3, 5] = -8.0
+    at, size = made._places(heat, 8)
+    assert size[0].tolist() == [0] * 4 + [1] * 2 + [2] * 2
+    assert at[0, 6].tolist() == pytest.approx([5.5 / 24, 3.5 / 16])
+
+
+@pytest.mark.parametrize(("sizes", "shares"), [([16], [1]), ([48, 16], [1, 1, 1]), ([], [0])])
+def test_sizes_and_shares_that_do_not_fit_are_refused(sizes: list[float], shares: list[float]) -> None:
+    with pytest.raises(ValueError, match="rising limits"):
+        decoder(sizes=sizes, shares=shares)
 
 
 def test_quality_is_the_best_iou() -> None:
