@@ -332,7 +332,7 @@ def study(options: argparse.Namespace) -> dict[str, Any]:
         vocabulary = model.vocabulary(list(words))
         banks[name], seen[name] = (vocabulary.embeds, vocabulary.counts), vocabulary.seen.tolist()
     options.void_weight = model.criterion.void_weight
-    alphas, betas = np.linspace(0, 1, 11).tolist(), [0.0, options.beta]
+    alphas, betas = (np.linspace(0, 1, count).round(1).tolist() for count in (11, 6))
     matched = sum(int(((c.wanted >= 0) & (c.wanted < len(model.train_names))).sum()) for c in crops)
     result: dict[str, Any] = {
         **{key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
@@ -363,13 +363,13 @@ def study(options: argparse.Namespace) -> dict[str, Any]:
             if not result["runs"]:
                 check(images[name], cell, test_records(name, options.limit), model_names(name), seen[name])
             run["sets"][name] = means(sweep(cell, seen[name], alphas, betas))
-            for part in run["ms"]:
+            for part in run["ms"] if name in options.test else ():
                 run["changed"].setdefault(part, {})[name] = changed(
                     cell, named(path, images[name], *banks[name], off=part), options.beta, seen[name]
                 )
         result["runs"].append(run)
         at = alphas.index(0.4)
-        told = ", ".join(f"{name} {run['sets'][name]['all']['AP'][at][1]:.1f}" for name in sets)
+        told = ", ".join(f"{name} {run['sets'][name]['all']['AP'][at][-2]:.1f}" for name in sets)
         logger.info("seed %d rai=%s gca=%s: %s (%.0f s)", seed, rai, gca, told, time.perf_counter() - start)
         write_text(options.output / "results.json", json.dumps(result, indent=1))
         write_text(options.output / "results.md", report(result))
@@ -414,9 +414,10 @@ class Runs:
         """The place of a view's exponents."""
         if view == "alone":
             return 0, 0
+        column = self.result["betas"].index(self.result["beta"])
         chosen = self.result["validation"] if view == "chosen" else dataset
-        curves = [[row[1] for row in run["sets"][chosen]["all"]["AP"]] for run in self.of[cell]]
-        return int(np.mean(curves, axis=0).argmax()), 1
+        curves = [[row[column] for row in run["sets"][chosen]["all"]["AP"]] for run in self.of[cell]]
+        return int(np.mean(curves, axis=0).argmax()), column
 
     def gain(self, cell: tuple[str, str], base: tuple[str, str], *figure: str) -> str:
         """The mean difference of two cells, seed by seed, with its 95 % interval."""
@@ -438,7 +439,7 @@ class Runs:
                 row.append(f"{mean} ({self.gain(cell, self.cells[0], dataset, *figure, view)})" if differs else mean)
             rows.append(row)
         for title, part in (("as the finder was trained", "finder"), ("names from the truth", "ceiling")):
-            alpha, beta = (4, 1) if part == "finder" and view != "alone" else (0, 0)
+            alpha, beta = (4, self.result["betas"].index(0.8)) if part == "finder" and view != "alone" else (0, 0)
             found = [self.result[part][dataset][group][metric][alpha][beta] for group, metric in figures]
             rows.append([title, "", "0.4" if alpha else "", *(f"{value:.1f}" for value in found)])
         head = ["rai", "gca", "alpha", *(f"{metric} {group}" for group, metric in figures)]
@@ -460,7 +461,7 @@ def report(result: dict[str, Any]) -> str:
         for part in runs.of[cell][0]["ms"]:
             spent = statistics.median(run["ms"][part] for run in runs.of[cell])
             row = [*cell, part, f"{spent:.1f}"]
-            for dataset in result["sets"]:
+            for dataset in result["test"]:
                 shares = np.array([run["changed"][part][dataset][:2] for run in runs.of[cell]], dtype=float)
                 row.append(", ".join(f"{share:.1f}" for share in shares.mean(axis=0)))
             rows.append(row)
@@ -468,7 +469,7 @@ def report(result: dict[str, Any]) -> str:
         "Objects on true ones that get another name with a module off, in percent (trained classifier, ensemble)",
         "",
     ]
-    text += [Table(["rai", "gca", "module", "ms", *result["sets"]], rows, keys=4).markdown()]
+    text += [Table(["rai", "gca", "module", "ms", *result["test"]], rows, keys=4).markdown()]
     return "\n".join(text)
 
 
@@ -487,7 +488,7 @@ def main() -> None:
     parser.add_argument("--crops", type=int, default=600)
     parser.add_argument("--limit", type=int, default=100, help="images of each other set")
     parser.add_argument("--keep", type=int, default=60, help="objects of an image")
-    parser.add_argument("--beta", type=float, default=0.8)
+    parser.add_argument("--beta", type=float, default=0.8, choices=[0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
     parser.add_argument(
         "--cells", nargs="+", type=lambda text: tuple(text.split("+")), default=CELLS, metavar="RAI+GCA"
     )

@@ -42,7 +42,7 @@ def test_context_compares_cells_on_one_finder(
     assert len(result["runs"]) == 6
     for run in result["runs"]:
         unseen = run["sets"]["nwpu_val"]["unseen"]["AP50"]
-        assert len(unseen) == 11 and len(unseen[0]) == 2
+        assert len(unseen) == 11 and len(unseen[0]) == 6
         if run["gca"] == "reference":  # it moves all classes alike
             assert run["changed"]["gca"]["nwpu_val"][2] == 0
     assert "| joint | tokens    |" in told and (tmp_path / "runs/context/results.md").read_text() in told
