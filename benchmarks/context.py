@@ -50,7 +50,11 @@ from score.weights import folder as model_folder
 
 logger = logging.getLogger("context")
 RAI, GCA = ("off", "small", "joint"), ("off", "reference", "tokens")  # small: the published module, one layer deep
-CELLS = list(itertools.product(RAI, GCA))
+CELLS = [*itertools.product(RAI, GCA), ("own", "off"), ("blind", "off")]
+CONTROLS = {  # joint, without what makes it context
+    "own": ["rai.scales=[1]", "rai.layers=0"],  # the scene tower sees the object itself, no neighbours
+    "blind": [],  # equal weights, but there are no neighbours and no scene
+}
 IGNORED = -100  # what F.cross_entropy leaves out
 GROUPS = ("all", "seen", "unseen")
 
@@ -74,7 +78,14 @@ class ClassPath(nn.Module):
 
     def __init__(self, config: DictConfig, rai: str, gca: str, gumbel_calls: int, seed: int) -> None:
         super().__init__()
-        choice = [f"rai={rai}", f"gca={gca}", f"backbone.embed_dim={config.backbone.embed_dim}"]
+        self.blind = rai == "blind"
+        file = "joint" if rai in CONTROLS else rai
+        choice = [
+            f"rai={file}",
+            *CONTROLS.get(rai, ()),
+            f"gca={gca}",
+            f"backbone.embed_dim={config.backbone.embed_dim}",
+        ]
         choice += [f"rai.gumbel_calls={gumbel_calls}"] if rai == "small" else []
         with initialize_config_dir(str(shipped("configs")), version_base="1.3"):
             context = compose("config", choice)
@@ -91,6 +102,8 @@ class ClassPath(nn.Module):
             for name in ("queries", "mask_logits", "pooled", "embed", "patches")
         )
         scene = Scene(embed, patches)
+        if self.blind:
+            masks, scene = torch.full_like(masks, -1.0), Scene(torch.zeros_like(embed), torch.zeros_like(patches))
         x = self.embedding.mlp(queries + self.embedding.pooled_proj(pooled))
         if self.rai is not None and off != "rai":
             x = self.rai(x, Head(queries, masks), scene)
@@ -149,7 +162,8 @@ class Finder:
         """Training crops, with the class that each object is to have: the matcher's and the model's own opinion."""
         torch.manual_seed(0)  # of the matcher's points
         made = []
-        for [item] in itertools.islice(train_loader(dataset, mapper, 1, 0, seed=0), count):
+        loader = (item for [item] in train_loader(dataset, mapper, 1, 0, seed=0) if len(item["instances"]))
+        for item in itertools.islice(loader, count):
             found, chosen, own = self._look(item, self.model.train_names)
             truth = item["instances"]
             n, void = len(chosen), len(self.model.train_names)
@@ -159,11 +173,9 @@ class Finder:
             inside = masks > 0
             known = (inside & background).sum((-2, -1)) * 2 >= inside.sum((-2, -1))
             found.wanted[:n][~known] = IGNORED
-            if len(truth):
-                objects = truth.gt_masks.tensor.float()
-                matcher = self.model.criterion.matcher
-                query, target = matcher(own.in_logits[0, chosen], masks, truth.gt_classes, objects)
-                found.wanted[query] = truth.gt_classes[target]
+            objects = truth.gt_masks.tensor.float()
+            query, target = self.model.criterion.matcher(own.in_logits[0, chosen], masks, truth.gt_classes, objects)
+            found.wanted[query] = truth.gt_classes[target]
             made.append(found)
         return made
 
@@ -300,26 +312,17 @@ def check(
 
 
 def study(options: argparse.Namespace) -> dict[str, Any]:
-    """Train and score every cell for every seed; what is done so far is in ``results.json`` of the output."""
+    """Train and score every cell for every seed; what is done is in ``results.json`` of the output, and stays."""
     catalog.register(None)
     model, config = model_folder.load(options.model)
     settings = {key: value for key, value in config.input.train.items() if key != "_target_"}
     finder = Finder(model, options.keep)
     sets = [options.validation, *options.test]
     start = time.perf_counter()
-    facts = [
-        sha256(options.model / model_folder.WEIGHTS),
-        options.train,
-        options.crops,
-        options.keep,
-        options.limit,
-        sets,
-    ]
-    if (
-        options.cache
-        and options.cache.is_file()
-        and (kept := torch.load(options.cache, weights_only=False))[0] == facts
-    ):
+    facts = {key: getattr(options, key) for key in ("train", "validation", "test", "crops", "keep", "limit")}
+    facts["weights"] = sha256(options.model / model_folder.WEIGHTS)
+    kept = torch.load(options.cache, weights_only=False) if options.cache and options.cache.is_file() else [None]
+    if kept[0] == facts:
         _, crops, images = kept
     else:
         crops = finder.crops(options.train, TrainMapper(**{**settings, "ignore": True, "seed": 0}), options.crops)
@@ -350,7 +353,14 @@ def study(options: argparse.Namespace) -> dict[str, Any]:
         image_list = [item.image for item in images[name]]
         result["ceiling"][name] = means(sweep(by_truth(images[name]), seen[name], [0.0], [0.0]))
         result["finder"][name] = means(sweep(image_list, seen[name], alphas, betas))
+    results = options.output / "results.json"
+    result["facts"] = facts | {key: getattr(options, key) for key in ("steps", "batch", "lr", "weight_decay")}
+    if results.is_file() and (before := json.loads(results.read_text())).get("facts") == result["facts"]:
+        result["runs"] = before["runs"]  # of a study that was cut off, or had fewer cells or seeds
+    done = {(run["seed"], (run["rai"], run["gca"])) for run in result["runs"]}
     for seed, (rai, gca) in itertools.product(range(options.seeds), options.cells):
+        if (seed, (rai, gca)) in done:
+            continue
         start = time.perf_counter()
         path = ClassPath(config, rai, gca, options.steps // 20, seed)
         train(path, crops, *banks["train"], options, seed)
@@ -371,7 +381,7 @@ def study(options: argparse.Namespace) -> dict[str, Any]:
         at = alphas.index(0.4)
         told = ", ".join(f"{name} {run['sets'][name]['all']['AP'][at][-2]:.1f}" for name in sets)
         logger.info("seed %d rai=%s gca=%s: %s (%.0f s)", seed, rai, gca, told, time.perf_counter() - start)
-        write_text(options.output / "results.json", json.dumps(result, indent=1))
+        write_text(results, json.dumps(result, indent=1))
         write_text(options.output / "results.md", report(result))
     return result
 
