@@ -256,12 +256,10 @@ def changed(
     return [100 * float(row.mean()) if row.size else None for row in (*every[:, of_true], *every)]
 
 
-def by_truth(images: Sequence[Found]) -> list[Candidates]:
-    """Every mask named as the true object that it overlaps most; whether it is void at all is the finder's opinion."""
+def by_truth(images: Sequence[Candidates]) -> list[Candidates]:
+    """Every mask named as the true object that it overlaps most; whether it is void at all stays as it is."""
     made = []
-    for item in images:
-        image = item.image
-        assert image is not None
+    for image in images:
         if image.overlap.size:
             classes = np.eye(image.out_logits.shape[1], dtype=np.float32)[image.labels[image.overlap.argmax(axis=1)]]
             logits = np.log(np.maximum(classes, 1e-9), dtype=np.float32)
@@ -346,12 +344,10 @@ def study(options: argparse.Namespace) -> dict[str, Any]:
         "betas": betas,
         "objects": matched,
         "runs": [],
-        "ceiling": {},
         "finder": {},
     }
     for name in sets:
         image_list = [item.image for item in images[name]]
-        result["ceiling"][name] = means(sweep(by_truth(images[name]), seen[name], [0.0], [0.0]))
         result["finder"][name] = means(sweep(image_list, seen[name], alphas, betas))
     results = options.output / "results.json"
     result["facts"] = facts | {key: getattr(options, key) for key in ("steps", "batch", "lr", "weight_decay")}
@@ -365,7 +361,7 @@ def study(options: argparse.Namespace) -> dict[str, Any]:
         path = ClassPath(config, rai, gca, options.steps // 20, seed)
         train(path, crops, *banks["train"], options, seed)
         run: dict[str, Any] = {"rai": rai, "gca": gca, "seed": seed, "train_s": time.perf_counter() - start}
-        run |= {"sets": {}, "changed": {}, "ms": milliseconds(path, images[sets[-1]], banks[sets[-1]][0])}
+        run |= {"sets": {}, "truth": {}, "changed": {}, "ms": milliseconds(path, images[sets[-1]], banks[sets[-1]][0])}
         if rai == "joint":
             run["scales"] = path.rai.scale_logits.softmax(0).tolist()
         for name in sets:
@@ -373,6 +369,7 @@ def study(options: argparse.Namespace) -> dict[str, Any]:
             if not result["runs"]:
                 check(images[name], cell, test_records(name, options.limit), model_names(name), seen[name])
             run["sets"][name] = means(sweep(cell, seen[name], alphas, betas))
+            run["truth"][name] = means(sweep(by_truth(cell), seen[name], [0.0], [0.0]))
             for part in run["ms"] if name in options.test else ():
                 run["changed"].setdefault(part, {})[name] = changed(
                     cell, named(path, images[name], *banks[name], off=part), options.beta, seen[name]
@@ -436,22 +433,25 @@ class Runs:
 
     def table(self, dataset: str, view: str) -> str:
         """Every cell's figures on a set."""
-        known = self.result["sets"], self.result["alphas"]
+        alphas = self.result["alphas"]
         first = self.of[self.cells[0]][0]["sets"][dataset]
         groups = GROUPS if first["unseen"]["AP"][0][0] is not None else GROUPS[:1]
         figures = list(itertools.product(groups, ("AP", "AP50")))
         rows = []
         for cell in self.cells:
-            row = [*cell, f"{known[1][self.at(cell, dataset, view)[0]]:.1f}"]
+            row = [*cell, f"{alphas[self.at(cell, dataset, view)[0]]}"]
             for figure in figures:
                 mean = f"{statistics.mean(self.values(cell, dataset, *figure, view)):.1f}"
                 differs = cell != self.cells[0]
                 row.append(f"{mean} ({self.gain(cell, self.cells[0], dataset, *figure, view)})" if differs else mean)
             rows.append(row)
-        for title, part in (("as the finder was trained", "finder"), ("names from the truth", "ceiling")):
-            alpha, beta = (4, self.result["betas"].index(0.8)) if part == "finder" and view != "alone" else (0, 0)
-            found = [self.result[part][dataset][group][metric][alpha][beta] for group, metric in figures]
-            rows.append([title, "", "0.4" if alpha else "", *(f"{value:.1f}" for value in found)])
+        own = (0, 0) if view == "alone" else (4, self.result["betas"].index(0.8))
+        for title, alpha, found in (
+            ("as the finder was trained", f"{alphas[own[0]]}", [(self.result["finder"][dataset], own)]),
+            ("first row, named by the truth", "", [(run["truth"][dataset], (0, 0)) for run in self.of[self.cells[0]]]),
+        ):
+            values = [statistics.mean(part[g][m][at[0]][at[1]] for part, at in found) for g, m in figures]
+            rows.append([title, "", alpha, *(f"{value:.1f}" for value in values)])
         head = ["rai", "gca", "alpha", *(f"{metric} {group}" for group, metric in figures)]
         return Table(head, rows, keys=len(head)).markdown()
 
