@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -112,3 +113,12 @@ def test_every_benchmark_is_of_known_datasets(file: Path) -> None:
     for figures in found.published.values():
         assert set(figures) <= {*found.targets, "mean"}
     assert found.compare in found.published
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_numbers_are_numbers_to_every_reader_of_yaml(path: Path) -> None:
+    """``1e-3`` is text to PyYAML, which says of what kind a command's setting is."""
+    found = [
+        word for line in path.read_text().splitlines() for word in re.findall(r":\s+(\d+e-?\d+)\s*(?:#.*)?$", line)
+    ]
+    assert not found
