@@ -17,13 +17,17 @@ from score.app.command import CONFIGS, command, plain
 def main(config: DictConfig) -> None:
     from score import runtime  # not before the settings have been read: PyTorch takes seconds
     from score.engine import checks
+    from score.errors import ConfigError
     from score.files import check_writable
     from score.weights import known
 
     checks.check_numbers(config, false_alarms=checks.SHARE)
     runtime.log_to_stdout()
-    config.model = str(known.find(config.model))
-    check_writable(Path(config.model))
+    place = known.find(config.model)
+    if place in known.SHIPPED.values():
+        raise ConfigError(f"{config.model} is part of the installed package; copy {place} and calibrate the copy")
+    config.model = str(place)
+    check_writable(place)
     calibrate(config)
 
 
