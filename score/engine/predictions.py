@@ -47,7 +47,8 @@ def origin(folder: Path, model: SCORE, config: DictConfig) -> dict[str, Any]:
     assert isinstance(network, dict)
     settings = {key: value for key, value in network.items() if key not in COMBINING}
     for tower in ("backbone", "scene"):
-        settings[tower] = {key: value for key, value in (settings[tower] or {}).items() if key not in PLACES}
+        if isinstance(settings[tower], dict):  # the scene may also be none, or the backbone's
+            settings[tower] = {key: value for key, value in settings[tower].items() if key not in PLACES}
     return {
         "code": code(*CODE),
         "weights": sha256(folder / WEIGHTS),

@@ -11,6 +11,7 @@ from PIL import Image
 
 from score.detections import encode_instances
 from score.engine import predictions
+from score.weights import folder as model_folder
 from tests.tiny_model import tiny_model
 
 
@@ -69,3 +70,14 @@ def test_what_is_kept_gives_the_instances_of_the_model(settings: tuple[str, ...]
     for ours, theirs in zip(found, expected, strict=True):
         assert (ours.label, ours.rle) == (theirs.label, theirs.rle)
         assert ours.score == pytest.approx(theirs.score, rel=1e-4, abs=1e-6)
+
+
+def test_predictions_of_other_scenes_are_others(tmp_path: Path) -> None:
+    """Whether the scene has a tower of its own, is the backbone's, or is none."""
+    digests = set()
+    for index, settings in enumerate((["scene=tiny"], ["scene=backbone"], ["scene=off", "rai=off", "gca=off"])):
+        model, config = tiny_model(["ship"], *settings)
+        folder = tmp_path / str(index)
+        model_folder.save(folder, model, config, {})
+        digests.add(predictions.origin(folder, model, config)["network"])
+    assert len(digests) == 3
