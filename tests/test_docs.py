@@ -63,7 +63,7 @@ RULES: list[
     (r"pip install ", "extras", ()),
     (r"pip wheel |python3 -m venv |source ", "elsewhere", ()),  # tests/tools/test_wheel.py, tests/tools/test_setup.py
     (r"python tools/detectron2_wheel.py", "elsewhere", ()),  # tests/tools/test_detectron2_wheel.py
-    (r"python benchmarks/context.py ", "elsewhere", ()),  # tests/test_benchmarks.py
+    (r"python benchmarks/(context|naming|recipe).py ", "elsewhere", ()),  # tests/test_benchmarks.py
     (r"pytest ", "collect", ()),
 ]
 
