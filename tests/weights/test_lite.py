@@ -31,7 +31,7 @@ def test_it_is_small_and_of_16_bits() -> None:
 
 def test_its_card_says_what_may_be_done_with_it() -> None:
     card = (FOLDER / "README.md").read_text()
-    for words in ("academic", "iSAID", "score train experiment=isaid512_lite", "Learning curve"):
+    for words in ("Academic", "iSAID", "score train experiment=isaid512_lite", "Learning curve"):
         assert words in card
 
 
