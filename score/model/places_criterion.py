@@ -44,7 +44,11 @@ class PlacesCriterion(SetCriterion):
         heads, places = decoded.heads, decoded.places
         assert places is not None, "this criterion is made for PlacesDecoder"
         finders = places.at.shape[1]
-        logits, masks = classify(heads[-1]).float(), heads[-1].mask_logits.float()
+        masks = heads[-1].mask_logits.float()
+        # apart, for a context module may let queries see each other, and there are no pilots in evaluation
+        kinds = [slice(finders), slice(finders, None)] if places.told else [slice(None)]
+        last = [Head(heads[-1].queries[:, kind], heads[-1].mask_logits[:, kind]) for kind in kinds]
+        logits = torch.cat([classify(head) for head in last if head.queries.shape[1]], dim=1).float()
         count = self._mean_count(targets, logits.device)
         pairs = [
             self.matcher(logits[b, :finders], masks[b, :finders], target.classes, target.masks)
