@@ -67,7 +67,7 @@ def test_a_wheel_works_in_an_empty_folder(installed: Path, tmp_path: Path) -> No
     names = "from score.data import catalog; print(score.__file__, 'nwpu' in catalog.register(), result)"
     found = run(tmp_path, installed, "-c", f"{IN_PYTHON}\n{names}")
     assert found.returncode == 0, found.stderr
-    assert found.stdout.startswith(f"{installed}/score/__init__.py True ship: ")
+    assert found.stdout.startswith(f"{installed}/score/__init__.py True airplane: ")
     assert (tmp_path / "found.jpg").exists()
 
 
