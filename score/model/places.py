@@ -8,6 +8,7 @@ the places of true objects, as in denoising training (Li et al., "DN-DETR", CVPR
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from score.errors import ConfigError
 from score.model.mask_decoder import MLP, Decoded, DecoderLayer, Head, Places, keys_of
 from score.model.pixel_decoder import Pixels
 from score.model.position import point_codes
@@ -45,6 +47,9 @@ class PlacesDecoder(nn.Module):
         pilots: further queries at true places in training, an image at most; 0 for none.
         jitter: of a pilot's place, in extents of its object.
         overlap: of two masks with an IoU above this, the worse is a duplicate; 1 keeps both.
+
+    Raises:
+        ConfigError: a number is out of bounds, or sizes and shares do not fit.
     """
 
     def __init__(
@@ -67,11 +72,17 @@ class PlacesDecoder(nn.Module):
         super().__init__()
         self.heads, self.queries, self.train_queries = heads, queries, train_queries
         self.sizes, self.shares = tuple(sizes), tuple(shares)
-        if len(shares) != len(sizes) + 1 or not sum(shares) > 0 or list(sizes) != sorted(sizes):
-            raise ValueError(
-                f"sizes={list(sizes)} shares={list(shares)}: needs rising limits and one more share than limits"
-            )
         self.prior, self.pilots, self.jitter, self.overlap = prior, pilots, jitter, overlap
+        rising = all(low < high for low, high in itertools.pairwise([0, *sizes]))
+        if len(shares) != len(sizes) + 1 or min(shares) < 0 or not sum(shares) > 0 or not rising:
+            raise ConfigError(
+                f"sizes={self.sizes} shares={self.shares}: needs rising limits and one more share than limits"
+            )
+        if min(queries, train_queries) < 1 or min(pilots, jitter) < 0 or not 0 <= overlap <= 1:
+            raise ConfigError(
+                f"queries={queries} train_queries={train_queries} pilots={pilots} jitter={jitter} overlap={overlap}: "
+                "needs a query, no negative number, and an overlap in 0 .. 1"
+            )
         self.heat = nn.Sequential(nn.Conv2d(dim, dim, 3, padding=1), nn.ReLU(), nn.Conv2d(dim, len(shares), 1))
         nn.init.constant_(self.heat[-1].bias, RARE)
         self.size_embed = nn.Embedding(len(shares), dim)
@@ -124,7 +135,8 @@ class PlacesDecoder(nn.Module):
 
     def _places(self, heat: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """Where queries start, ``[B, N, 2]``, and the class of size that each looks for, ``[B, N]``."""
-        counts = [round(count * share / sum(self.shares)) for share in self.shares]
+        ends = [round(count * part / sum(self.shares)) for part in itertools.accumulate(self.shares, initial=0)]
+        counts = [end - start for start, end in itertools.pairwise(ends)]  # they sum to count
         found = [peaks(maps, number) for maps, number in zip(heat.unbind(1), counts, strict=True)]
         size = torch.cat([at.new_full(at.shape[:2], index, dtype=torch.long) for index, at in enumerate(found)], dim=1)
         return torch.cat(found, dim=1), size

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from score.errors import ConfigError
 from score.model.criterion import Target
 from score.model.mask_decoder import Decoded, Head
 from score.model.matcher import HungarianMatcher
@@ -321,10 +322,28 @@ def test_each_size_has_its_share_of_places() -> None:
     assert at[0, 6].tolist() == pytest.approx([5.5 / 24, 3.5 / 16])
 
 
-@pytest.mark.parametrize(("sizes", "shares"), [([16], [1]), ([48, 16], [1, 1, 1]), ([], [0])])
+WRONG_SHARES = [([16], [1]), ([48, 16], [1, 1, 1]), ([16, 16], [1, 1, 1]), ([-1], [1, 1]), ([], [0]), ([16], [2, -1])]
+
+
+@pytest.mark.parametrize(("sizes", "shares"), WRONG_SHARES)
 def test_sizes_and_shares_that_do_not_fit_are_refused(sizes: list[float], shares: list[float]) -> None:
-    with pytest.raises(ValueError, match="rising limits"):
+    with pytest.raises(ConfigError, match="rising limits"):
         decoder(sizes=sizes, shares=shares)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"train_queries": 0}, {"pilots": -1}, {"jitter": -0.5}, {"overlap": 1.5}, {"overlap": -0.1}]
+)
+def test_numbers_out_of_bounds_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=f"{next(iter(wrong))}="):
+        decoder(**wrong)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 101])
+def test_as_many_places_as_asked_for(count: int) -> None:
+    for shares in ([2, 1, 1], [1, 1, 1]):
+        at, size = decoder(shares=shares)._places(torch.rand(2, 3, 16, 24), count)
+        assert at.shape == (2, count, 2) and size.shape == (2, count)
 
 
 def test_quality_is_the_best_iou() -> None:
