@@ -31,8 +31,20 @@ class Target(NamedTuple):
     ignore: Tensor | None = None
 
 
+NOTHING = -100  # the class of a query that has none to learn
+
+
+def _mostly_within(mask_logits: Tensor, region: Tensor) -> Tensor:
+    """Which masks of ``[Q, h, w]`` lie by more than half in a region ``[H, W]`` bool of the same view: ``[Q]`` bool."""
+    inside = (mask_logits > 0).float()
+    share = F.adaptive_avg_pool2d(region[None].float(), inside.shape[-2:])
+    return (inside * share).sum((-2, -1)) > 0.5 * inside.sum((-2, -1))
+
+
 class SetCriterion(nn.Module):
     """Match every head's queries to the targets and sum the losses, all heads alike.
+
+    An unmatched query whose mask lies mostly where nothing may count as background has no class to learn.
 
     Args:
         matcher: assigns targets to queries.
@@ -99,10 +111,10 @@ class SetCriterion(nn.Module):
         ]
         wanted = class_logits.new_full(class_logits.shape[:2], class_logits.shape[2] - 1, dtype=torch.long)  # void
         for b, ((queries, chosen), target) in enumerate(zip(pairs, targets, strict=True)):
+            if target.ignore is not None:
+                wanted[b, _mostly_within(mask_logits[b], target.ignore)] = NOTHING
             wanted[b, queries] = target.classes[chosen]
-        class_weights = class_logits.new_ones(class_logits.shape[2])
-        class_weights[-1] = self.void_weight
-        cross_entropy = F.cross_entropy(class_logits.transpose(1, 2), wanted, class_weights)
+        cross_entropy = self._cross_entropy(class_logits, wanted)
 
         predicted = torch.cat([mask_logits[b, queries] for b, (queries, _) in enumerate(pairs)])  # [N, h, w]
         masks = torch.cat([target.masks[chosen] for (_, chosen), target in zip(pairs, targets, strict=True)])
@@ -112,6 +124,13 @@ class SetCriterion(nn.Module):
             f"loss_mask{suffix}": self.mask_weight * bce / count,
             f"loss_dice{suffix}": self.dice_weight * dice / count,
         }
+
+    def _cross_entropy(self, class_logits: Tensor, wanted: Tensor) -> Tensor:
+        """Mean over queries ``[B, Q]`` that have a class to learn; *void* counts ``void_weight``."""
+        weights = class_logits.new_ones(class_logits.shape[2])
+        weights[-1] = self.void_weight
+        total = F.cross_entropy(class_logits.transpose(1, 2), wanted, weights, ignore_index=NOTHING, reduction="sum")
+        return total / weights[wanted[wanted != NOTHING]].sum().clamp(min=1e-6)
 
     def _mask_losses(self, logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         """Cross-entropy and dice of ``[N, 1, h, w]`` against ``[N, 1, H, W]``, each summed over masks."""

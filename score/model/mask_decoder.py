@@ -120,6 +120,11 @@ def keys_of(multiscale: Sequence[Tensor], level_embed: Tensor) -> tuple[list[Ten
     return sources, positions
 
 
+def blocked_by(outside: Tensor, heads: int) -> Tensor:
+    """Where each query may not look, ``[B*heads, Q, h*w]``: outside its mask ``[B, Q, h*w]``, unless all is outside."""
+    return (outside & ~outside.all(dim=-1, keepdim=True)).repeat_interleave(heads, dim=0)
+
+
 class MaskDecoder(nn.Module):
     """Learned queries that find one object each, layer by layer, each layer looking inside the last one's masks.
 
@@ -164,7 +169,7 @@ class MaskDecoder(nn.Module):
             embed = self.mask_embed(queries)
             if every_head:
                 heads.append(Head(queries, torch.einsum("bqd,bdhw->bqhw", embed, mask_features)))
-            blocked = self._blocked(self._outside(embed.detach(), at_level[level]))
+            blocked = blocked_by(self._outside(embed.detach(), at_level[level]), self.heads)
             x = layer(x, query_pos, sources[level], positions[level], blocked)
         queries = self.norm(x)
         heads.append(Head(queries, torch.einsum("bqd,bdhw->bqhw", self.mask_embed(queries), mask_features)))
@@ -174,11 +179,6 @@ class MaskDecoder(nn.Module):
     def _outside(mask_embed: Tensor, features: Tensor) -> Tensor:
         """Where each query's mask is not, at the resolution of ``features``: ``[B, Q, h*w]``."""
         return torch.einsum("bqd,bdhw->bqhw", mask_embed, features).flatten(2) < 0
-
-    def _blocked(self, outside: Tensor) -> Tensor:
-        """Where each query may not look, ``[B*heads, Q, h*w]``; one that is blocked everywhere may look everywhere."""
-        blocked = outside & ~outside.all(dim=-1, keepdim=True)
-        return blocked.unsqueeze(1).expand(-1, self.heads, -1, -1).flatten(0, 1)
 
 
 class ClassEmbedding(nn.Module):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from score.errors import ConfigError
-from score.model.mask_decoder import MLP, Decoded, DecoderLayer, Head, Places, keys_of
+from score.model.mask_decoder import MLP, Decoded, DecoderLayer, Head, Places, blocked_by, keys_of
 from score.model.pixel_decoder import Pixels
 from score.model.position import point_codes
 from score.model.towers.base import resize
@@ -176,7 +176,7 @@ class PlacesDecoder(nn.Module):
                 heads.append(Head(queries, self._masks(queries, at, features, size)))
             with torch.no_grad():
                 outside = self._masks(queries, at, at_level[level], size).flatten(2) < 0
-            blocked = (outside & ~outside.all(dim=-1, keepdim=True)).repeat_interleave(self.heads, 0)
+            blocked = blocked_by(outside, self.heads)
             x = layer(x, query_pos, sources[level], positions[level], blocked, apart)
         queries = self.norm(x)
         return [*heads, Head(queries, self._masks(queries, at, features, size))]

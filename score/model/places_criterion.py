@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from score.model.criterion import SetCriterion, Target
+from score.model.criterion import NOTHING, SetCriterion, Target
 from score.model.mask_decoder import Decoded, Head, Places
 
-NOTHING = -100  # cross-entropy leaves it out
 SPREAD = 0.15  # of an object's extent: the scale of its peak in the heat map
 
 
@@ -97,10 +96,7 @@ class PlacesCriterion(SetCriterion):
         wanted[:, :finders] = torch.where(ignored, NOTHING, void)
         for b, target in enumerate(targets):
             wanted[b, queries[b]] = target.classes[chosen[b]]
-        weights = logits.new_ones(void + 1)
-        weights[-1] = self.void_weight
-        loss = F.cross_entropy(logits.transpose(1, 2), wanted, weights, reduction="sum")
-        return self.class_weight * loss / weights[wanted[wanted >= 0]].sum().clamp(min=1e-6)
+        return self.class_weight * self._cross_entropy(logits, wanted)
 
 
 def heat_loss(places: Places, targets: Sequence[Target]) -> Tensor:

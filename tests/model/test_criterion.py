@@ -186,3 +186,16 @@ def test_corners_of_masks_are_not_aligned(coarse: str) -> None:
         logits = torch.tensor([[9.0, -3.0, -9.0, -9.0], [9.0, -9.0, -9.0, -9.0]])  # the first ends beyond
     queries, _ = matcher(torch.zeros(2, 2), logits[:, None].expand(-1, 4, -1), torch.tensor([0]), masks)
     assert queries.tolist() == [1]
+
+
+def test_what_is_seen_where_nothing_is_background_has_no_class(criterion: SetCriterion) -> None:
+    torch.manual_seed(0)
+    masks = squares((0, 0), (16, 16))
+    predicted = masks[None] * 40 - 20  # the second shows what no target has
+    logits = torch.full((1, 2, 4), -20.0)
+    logits[0, :, 1] = 20.0
+    target = Target(torch.tensor([1]), masks[:1])
+    there, elsewhere = masks[1] > 0, masks[0] > 0
+    assert losses_of(criterion, [(logits, predicted)], [target])["loss_ce"] > 1
+    assert losses_of(criterion, [(logits, predicted)], [target._replace(ignore=there)])["loss_ce"] < 1e-3
+    assert losses_of(criterion, [(logits, predicted)], [target._replace(ignore=elsewhere)])["loss_ce"] > 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from score.model.mask_decoder import ClassEmbedding, Head, MaskDecoder
+from score.model.mask_decoder import ClassEmbedding, Head, MaskDecoder, blocked_by
 from score.model.pixel_decoder import Pixels
 from score.model.position import cell_centres, sine_positions
 from score.model.towers.base import resize
@@ -33,9 +33,9 @@ def test_last_head_is_the_same_with_and_without_the_others(decoder: MaskDecoder)
     assert last.mask_logits.shape == (2, 5, 16, 18)
 
 
-def test_a_query_blocked_everywhere_may_look_everywhere(decoder: MaskDecoder) -> None:
+def test_a_query_blocked_everywhere_may_look_everywhere() -> None:
     outside = torch.tensor([[[True, True], [True, False]]])
-    blocked = decoder._blocked(outside)
+    blocked = blocked_by(outside, 2)
     assert blocked.shape == (2, 2, 2)  # one copy a head
     assert blocked[0].tolist() == blocked[1].tolist() == [[False, False], [True, False]]
 
