@@ -128,7 +128,7 @@ run "installing setuptools" pip install --retries 1 --timeout 20 "pip>=23" "setu
 install_torch
 install_detectron2
 echo "installing SCORE and its dependencies"
-run "installing SCORE" pip install --constraint constraints.txt --editable ".[lite,slurm,docs,dev]" "detectron2>=0.5" # installed above, named for what it needs itself
+run "installing SCORE" pip install --constraint constraints.txt --editable ".[lite,catalogue,app,slurm,docs,dev]" "detectron2>=0.5" # installed above, named for what it needs itself
 run "importing what was installed" "$venv/bin/python" -c "import torch, torchvision, detectron2.engine, score"
 fingerprint "$DETECTRON2" >"$stamp"
 echo "set-up done in $((SECONDS - start)) s"
