@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,17 +13,20 @@ from score import load_model
 from score.data.images import ImageLike, read_image, resized
 from score.detections import Detection, suppress
 from score.errors import ConfigError
-from score.masks import RLE, encode
-from score.model.postprocess import binarise, sureness
+from score.masks import RLE, paste
+from score.model.postprocess import encode_windows, sureness
 from score.names import is_seen
 from score.result import Found, Result
 
 if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
     from numpy.typing import NDArray
 
+    from score.geo.raster import Raster
     from score.model.classifier import Ensemble
     from score.model.score import SCORE, Regions
     from score.model.vocabulary import Vocabulary
+    from score.rasters import Progress, RasterView
 
 Words = str | Collection[str]
 
@@ -83,6 +86,75 @@ class Segmenter:
         tensor = torch.from_numpy(np.ascontiguousarray(resized(pixels, *self.resize).transpose(2, 0, 1)))  # [3, h, w]
         return View(self, pixels, self.model.look([{"image": tensor}]))
 
+    def look_raster(
+        self,
+        source: str | Path | Raster,
+        *,
+        tile: int | None = None,
+        tile_m: float | None = None,
+        tile_overlap: int | None = None,
+        batch: int = 4,
+        folder: Path | None = None,
+        overwrite: bool = False,
+        report: Callable[[Progress], None] = lambda progress: None,
+        **reading: Any,
+    ) -> RasterView:
+        """Run the network over a raster of any size, tile by tile, in the memory of a few tiles.
+
+        A tile that cannot be read is left out and listed in the view's ``progress``.
+
+        Args:
+            source: a file, an address, or an open :class:`score.geo.raster.Raster`.
+            tile: a tile's side in pixels of the raster's grid, 512 unless ``tile_m`` gives it in metres.
+            tile_m: the same in metres on the ground.
+            tile_overlap: of neighbours in pixels, a quarter of a side unless given. What is smaller than this lies
+                whole in one tile.
+            batch: tiles that the network sees at once.
+            folder: where what the model made of each tile is kept; the same call goes on where it stopped, and does
+                nothing where all is done. None for a temporary one.
+            overwrite: begin anew where the folder holds tiles of something else.
+            report: called after each batch.
+            reading: as :class:`score.geo.raster.Raster` takes it: ``bands``, ``stretch``, ``nodata``, ``gsd_m``,
+                ``area``, ``zoom``, ``resampling``.
+
+        Raises:
+            ConfigError: tiles or readings that make no sense.
+            DataError: the raster, or every tile of it, cannot be read.
+            OutputError: the folder holds something else, or cannot be written.
+        """
+        from score.geo.raster import Raster  # GDAL, not needed for photographs
+        from score.rasters import look, tile_size
+
+        raster = source if isinstance(source, Raster) else Raster(source, **reading)
+        if batch < 1:
+            raise ConfigError(f"batch={batch}: at least one tile")
+        size, shared = tile_size(raster, tile, tile_m, tile_overlap)
+        facts = {"weights": self.model.weights}
+        return look(
+            self, raster, size=size, overlap=shared, batch=batch, folder=folder, facts=facts, overwrite=overwrite,
+            report=report,
+        )  # fmt: skip
+
+    def predict_raster(
+        self,
+        source: str | Path | Raster,
+        words: Words,
+        *,
+        score: float | None = None,
+        overlap: float = 0.5,
+        min_area: int = 16,
+        per_class: bool = False,
+        vectors: Mapping[str, Any] | None = None,
+        **looking: Any,
+    ) -> GeoDataFrame:
+        """Find what words name in a raster: `look_raster`, then `RasterView.ask`, whose arguments these are.
+
+        Returns:
+            Polygons in the raster's CRS, with class, score, area in square metres and more; best first.
+        """
+        choice: dict[str, Any] = {"score": score, "overlap": overlap, "min_area": min_area, "per_class": per_class}
+        return self.look_raster(source, **looking).ask(words, vectors=vectors, **choice)
+
     def segment(
         self,
         image: ImageLike,
@@ -120,6 +192,30 @@ class Segmenter:
         others += [name for name in self.model.calibration.distractors if not is_seen(name, known.names)]
         others = [name for name in others if not is_seen(name, asked)]
         return self.model.vocabulary([*asked, *others])
+
+    def least(self, seen: Sequence[bool], score: float | None = None) -> list[float]:
+        """The least score shown of words: one given for all, or the model's own of those seen in training or not."""
+        own = self.model.calibration
+        return [score if score is not None else own.seen if flag else own.unseen for flag in seen]
+
+    @torch.no_grad()
+    def compare(self, regions: Regions, vocabulary: Vocabulary, least: Sequence[float]) -> list[tuple[int, int, float]]:
+        """Which words regions of one image may be: triples of a query, a word and its chance, 0 .. 1.
+
+        Args:
+            regions: of one image.
+            vocabulary: of :meth:`vocabulary`.
+            least: score of its first words; the others are what they are told from. Chances far below are left out.
+        """
+        prediction = self.model.ask(regions, vocabulary)
+        chances = self.ensemble(prediction.in_logits[0], prediction.out_logits[0], vocabulary.seen)
+        shown = regions.shown(0)
+        chances = chances.softmax(-1)[:, : len(least)]  # [Q, C]
+        margin = chances[shown] / torch.tensor(least, device=chances.device).clamp(min=1e-9)
+        best, pairs = margin.flatten().topk(min(self.model.selection.top_k, margin.numel()))
+        pairs = pairs[best >= BELOW]
+        queries, labels = shown[pairs // len(least)], pairs % len(least)
+        return list(zip(queries.tolist(), labels.tolist(), chances[queries, labels].tolist(), strict=True))
 
 
 class View:
@@ -163,8 +259,7 @@ class View:
         check_choice(score, top_k, overlap, min_area)
         vocabulary = self.segmenter.vocabulary(names)
         seen = vocabulary.seen[: len(names)].tolist()
-        own = self.segmenter.model.calibration
-        least = [score if score is not None else own.seen if flag else own.unseen for flag in seen]
+        least = self.segmenter.least(seen, score)
         found = [item for item in self.find(vocabulary, least) if item.area >= min_area]
         best_first = sorted(found, key=lambda item: -item.score / max(least[item.label], 1e-9))
         shown: list[Found] = []
@@ -176,7 +271,6 @@ class View:
                 shown.append(Found(item.label, item.score, item.rle, names[item.label], seen[item.label]))
         return Result(self.pixels, names, shown[:top_k], dict(zip(names, least, strict=True)), below)
 
-    @torch.no_grad()
     def find(self, vocabulary: Vocabulary, least: list[float]) -> list[Detection]:
         """Pairs of a region and a word, overlapping ones as well, down to a part of each word's least score.
 
@@ -184,33 +278,27 @@ class View:
             vocabulary: of :meth:`Segmenter.vocabulary`.
             least: of its first words; the others are what they are told from.
         """
-        model = self.segmenter.model
-        prediction = model.ask(self.regions, vocabulary)
-        chances = self.segmenter.ensemble(prediction.in_logits[0], prediction.out_logits[0], vocabulary.seen)
-        shown = self.regions.shown(0)
-        chances = chances.softmax(-1)[:, : len(least)]  # [Q, C]
-        margin = chances[shown] / torch.tensor(least, device=chances.device).clamp(min=1e-9)
-        best, pairs = margin.flatten().topk(min(model.selection.top_k, margin.numel()))
-        pairs = pairs[best >= BELOW]
-        queries, labels = shown[pairs // len(least)].tolist(), (pairs % len(least)).tolist()
-        self._encode([query for query in dict.fromkeys(queries) if query not in self._masks])
+        pairs = self.segmenter.compare(self.regions, vocabulary, least)
+        masks = self.masks(dict.fromkeys(query for query, _, _ in pairs))
         found = []
-        for query, label in zip(queries, labels, strict=True):
-            rle, quality = self._masks[query]
-            if (value := chances[query, label].item() * quality) >= BELOW * least[label]:
+        for query, label, chance in pairs:
+            rle, sure = masks[query]
+            if (value := chance * sure) >= BELOW * least[label]:
                 found.append(Detection(label, value, rle))
         return found
 
-    def _encode(self, queries: list[int]) -> None:
-        """Make masks at the image's size, only of queries that some word has asked for."""
-        regions, output = self.regions, self.pixels.shape[:2]
-        chunk = self.segmenter.model.selection.chunk(output)
-        for start in range(0, len(queries), chunk):
-            part = queries[start : start + chunk]
-            inside, confidence = binarise(regions.mask_logits[0, part], regions.padded, regions.sizes[0], output)
-            sure = sureness(confidence, None if regions.quality is None else regions.quality[0, part])
-            for query, rle, value in zip(part, encode(inside), sure.tolist(), strict=True):
-                self._masks[query] = (rle, value)
+    def masks(self, queries: Iterable[int]) -> Mapping[int, tuple[RLE, float]]:
+        """Masks at the image's size and how sure the model is of each; made once, at the first call for a query."""
+        missing = [query for query in queries if query not in self._masks]
+        for query, rle, sure in zip(missing, *self.windows(missing), strict=True):
+            self._masks[query] = paste(rle, *self.pixels.shape[:2]), sure
+        return self._masks
+
+    def windows(self, queries: Sequence[int]) -> tuple[list[RLE], list[float]]:
+        """Masks in the windows where they are, and how sure the model is of each."""
+        regions, size = self.regions, self.pixels.shape[:2]
+        rles, confidence = encode_windows(regions.mask_logits[0, queries], regions.padded, regions.sizes[0], size)
+        return rles, sureness(confidence, None if regions.quality is None else regions.quality[0, queries]).tolist()
 
 
 def check_choice(score: float | None, top_k: int | None, overlap: float, min_area: float) -> None:

@@ -78,3 +78,12 @@ def test_shapes_are_polygons_or_run_lengths_of_the_image() -> None:
     assert masks.area(masks.encode_shape({"size": [HEIGHT, WIDTH], "counts": counts}, HEIGHT, WIDTH)) == 10
     with pytest.raises(DataError, match="prepare the annotations again"):
         masks.encode_shape(rle, HEIGHT + 1, WIDTH)
+
+
+def test_pasting_is_cutting_out_the_whole_image() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        height, width = (int(side) for side in rng.integers(1, 30, 2))
+        bits = rng.random((1, rng.integers(1, height + 1), rng.integers(1, width + 1))) < rng.choice([0, 0.1, 0.5, 1])
+        window = masks.encode(bits, rng.integers(-3, 8, 2))[0]
+        assert masks.paste(window, height, width) == masks.cut(window, (0, 0, width, height))

@@ -26,7 +26,6 @@ def main(config: DictConfig) -> None:
     from score.app import prediction
     from score.app.words import read_words
     from score.engine import checks
-    from score.files import sha256
     from score.model.score import Calibration
     from score.segmenter import Segmenter
     from score.weights import folder, known
@@ -44,7 +43,7 @@ def main(config: DictConfig) -> None:
     model, _ = folder.load(place, device, config.overrides)
     given = {key: float(value) for key, value in config.ensemble.items() if value is not None}
     segmenter = Segmenter(model, ensemble=dataclasses.replace(model.ensemble, **given), **settings["resize"])
-    settings["weights"] = sha256(place / folder.WEIGHTS)[:16]
+    settings["weights"] = model.weights
 
     def report(path: Path, found: Result | DataError) -> None:
         if not isinstance(found, DataError):

@@ -49,7 +49,7 @@ class Grid(NamedTuple):
     def scaled(self, width: int, height: int) -> Grid:
         """The same ground in another number of pixels."""
         scale = Affine.scale(self.width / width, self.height / height)
-        return Grid(width, height, self.transform * scale, self.crs)
+        return Grid(width, height, self.transform @ scale, self.crs)
 
     def ground(self, pixels: ArrayLike) -> NDArray[np.float64]:
         """Coordinates of the CRS ``[N, 2]`` of places ``[N, 2]`` in pixels."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
 import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
-from score.masks import encode
+from score.masks import RLE, box, encode, paste
 from score.model.towers.base import resize
 
 
@@ -49,6 +50,54 @@ def binarise(
     inside = maps > 0
     area = inside.flatten(1).sum(1)
     return inside, maps.sigmoid_().mul_(inside).flatten(1).sum(1) / (area + 1e-6)  # in place: maps can be large
+
+
+def encode_windows(
+    mask_logits: Tensor, padded: tuple[int, int], image: tuple[int, int], output: tuple[int, int]
+) -> tuple[list[RLE], Tensor]:
+    """As :func:`binarise`, but each mask is made and encoded in the window where it can be, not in the whole image.
+
+    A bilinear map is a product of two matrices, and a pixel of it is positive only where a cell that it is mixed from
+    is. Most objects are small, so this takes a small part of the time.
+
+    Returns:
+        ``K`` masks with offsets, an empty one of size 0 x 0, and the mean probability inside each, ``[K]``.
+    """
+    maps = mask_logits.float().cpu()
+    rows = _Axis(maps.shape[1], padded[0], image[0], output[0])
+    columns = _Axis(maps.shape[2], padded[1], image[1], output[1])
+    boxes = tight_boxes(maps > 0).int().tolist()
+    found, confidence = list[RLE](), []
+    for logits, (x0, y0, x1, y1) in zip(maps.numpy(), boxes, strict=True):
+        (ys, cells_y), (xs, cells_x) = rows.touched(y0, y1), columns.touched(x0, x1)
+        values = rows.matrix[ys, cells_y] @ logits[cells_y, cells_x] @ columns.matrix[xs, cells_x].T
+        inside = values > 0
+        chances = 1 / (1 + np.exp(-values[inside]))
+        confidence.append(float(chances.sum()) / (chances.size + 1e-6))
+        found += encode(inside[None], (xs.start, ys.start))
+    return found, torch.tensor(confidence, device=mask_logits.device)
+
+
+class _Axis:
+    """How pixels of the output are mixed from a map's cells along one axis.
+
+    Attributes:
+        matrix: ``[output, cells]``.
+    """
+
+    def __init__(self, cells: int, padded: int, image: int, output: int) -> None:
+        matrix = resize(torch.eye(cells)[None, None], (padded, cells))[:, :, :image]
+        self.matrix = (resize(matrix, (output, cells)) if image != output else matrix)[0, 0].numpy()
+        used = self.matrix != 0
+        self.first_cell, self.end_cell = used.argmax(1), cells - used[:, ::-1].argmax(1)
+
+    def touched(self, start: int, end: int) -> tuple[slice, slice]:
+        """The pixels that cells from ``start`` to before ``end`` have a part in, and all cells of these pixels."""
+        pixels = np.flatnonzero((self.first_cell < end) & (self.end_cell > start))
+        if start >= end or not len(pixels):
+            return slice(0, 0), slice(0, 0)
+        first, last = int(pixels[0]), int(pixels[-1])
+        return slice(first, last + 1), slice(int(self.first_cell[first]), int(self.end_cell[last]))
 
 
 def sureness(confidence: Tensor, quality: Tensor | None) -> Tensor:
@@ -102,25 +151,28 @@ class InstanceSelection:
         scores, query, label = best_pairs(log_probability, self.top_k)
         distinct, place = query.unique(return_inverse=True)
 
-        confidences, boxes, bits, rles = [], [], [], []
+        confidences, boxes, made = [], [], []
         for part in mask_logits[distinct].split(self.chunk(output)):
-            inside, confidence = binarise(part, padded, image, output)
-            confidences.append(confidence)
-            boxes.append(tight_boxes(inside))
             if masks == "rle":
-                rles.extend(encode(inside))
+                rles, confidence = encode_windows(part, padded, image, output)
+                x, y, width, height = torch.tensor([box(rle) for rle in rles]).T
+                boxes.append(torch.stack([x, y, x + width, y + height], dim=1).float())
+                made += [paste(rle, *output) for rle in rles]
             else:
-                bits.append(inside)
+                inside, confidence = binarise(part, padded, image, output)
+                boxes.append(tight_boxes(inside))
+                made.append(inside)
+            confidences.append(confidence)
         result = Instances(output)
         sure = sureness(torch.cat(confidences), None if quality is None else quality[distinct])
         result.scores = scores * sure[place]
         result.pred_classes = label
-        result.pred_boxes = Boxes(torch.cat(boxes)[place])
+        result.pred_boxes = Boxes(torch.cat(boxes).to(place.device)[place])
         result.query = query
         if masks == "rle":
-            result.pred_rles = [rles[index] for index in place.tolist()]
+            result.pred_rles = [made[index] for index in place.tolist()]
         else:
-            result.pred_masks = torch.cat(bits)[place]
+            result.pred_masks = torch.cat(made)[place]
         return result
 
 

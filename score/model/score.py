@@ -84,6 +84,13 @@ class Regions(NamedTuple):
             return torch.arange(self.class_embed.shape[1], device=self.class_embed.device)
         return self.quality[index].nonzero()[:, 0]
 
+    def of(self, index: int) -> Regions:
+        """Those of one image, as a batch of one."""
+        one = slice(index, index + 1)
+        scene = None if self.scene is None else Scene(*(part[one] for part in self.scene))
+        parts = self.mask_logits[one], self.class_embed[one], self.region_embed[one], scene
+        return Regions(*parts, self.padded, self.sizes[one], None if self.quality is None else self.quality[one])
+
 
 class Prediction(NamedTuple):
     """Regions compared with a vocabulary, before classes are combined and instances chosen.
@@ -117,6 +124,7 @@ class SCORE(nn.Module):
     Attributes:
         resize: the size of images that it was made for; the published one until a folder or a run says another.
         calibration: what is worth showing; the folder's own where it has been calibrated.
+        weights: the first 16 hexadecimal digits of the SHA-256 of the folder's weights, "" of a model without folder.
     """
 
     def __init__(
@@ -158,7 +166,7 @@ class SCORE(nn.Module):
         self.criterion, self.ensemble, self.selection = criterion, ensemble, selection
         self.text = TextEncoder(backbone, prompts, cache)
         self.train_names = check(train_names)
-        self.resize, self.calibration = Resize(), Calibration()
+        self.resize, self.calibration, self.weights = Resize(), Calibration(), ""
         for name, tower in (("backbone", self.backbone), ("scene", self.scene)):
             if tower is not None:
                 self.register_buffer(f"{name}_mean", torch.tensor(tower.pixel_mean).view(3, 1, 1), persistent=False)

@@ -127,6 +127,7 @@ def load(
         raise WeightsError(f"{folder / WEIGHTS}: {error}") from error
     if (folder / CALIBRATION).is_file():
         model.calibration = read_calibration(folder)
+    model.weights = sha256(folder / WEIGHTS)[:16]
     return model.to(device).eval(), config
 
 

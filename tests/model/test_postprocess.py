@@ -7,7 +7,16 @@ import torch
 from pycocotools import mask as coco_mask
 from torch.nn import functional as F
 
-from score.model.postprocess import InstanceSelection, best_pairs, binarise, semantic_map, tight_boxes, upsample
+from score.masks import decode, paste
+from score.model.postprocess import (
+    InstanceSelection,
+    best_pairs,
+    binarise,
+    encode_windows,
+    semantic_map,
+    tight_boxes,
+    upsample,
+)
 
 SIZES = ((32, 32), (24, 30), (48, 60))  # padded, image, output
 
@@ -109,3 +118,21 @@ def test_boxes_reach_the_edges() -> None:
     masks[0, 0, 0] = masks[1, 3, 5] = True
     masks[2, 1, 2] = masks[2, 2, 4] = True
     assert tight_boxes(masks).tolist() == [[0, 0, 1, 1], [5, 3, 6, 4], [2, 1, 5, 3]]
+
+
+@pytest.mark.parametrize(
+    ("padded", "image", "output"),
+    [((64, 96), (64, 96), (64, 96)), ((64, 96), (60, 70), (60, 70)), ((64, 96), (50, 96), (133, 211)),
+     ((64, 96), (64, 80), (31, 17))],
+)  # fmt: skip
+def test_windows_hold_the_masks_of_the_whole(
+    padded: tuple[int, int], image: tuple[int, int], output: tuple[int, int]
+) -> None:
+    logits = torch.randn(40, 16, 24, generator=torch.Generator().manual_seed(0)) - torch.arange(40).view(-1, 1, 1) / 10
+    logits[0], logits[1] = -1.0, 1.0  # nowhere, everywhere
+    inside, confidence = binarise(logits, padded, image, output)
+    rles, found = encode_windows(logits, padded, image, output)
+    assert torch.allclose(found, confidence, atol=1e-5)
+    for rle, mask in zip(rles, inside, strict=True):
+        assert (decode(paste(rle, *output)) == mask.numpy()).all()
+    assert max(rle["size"][0] for rle in rles) == output[0] and rles[0]["size"] == [0, 0]

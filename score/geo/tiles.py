@@ -1,0 +1,61 @@
+"""A raster cut into overlapping tiles."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import shapely
+from shapely.geometry.base import BaseGeometry
+
+from score.errors import ConfigError
+from score.masks import Box
+
+
+class Tile(NamedTuple):
+    """A window of a raster.
+
+    Attributes:
+        row, column: its place among the tiles, from the upper left.
+        window: x, y, width, height in the raster's pixels.
+    """
+
+    row: int
+    column: int
+    window: Box
+
+
+def starts(length: int, size: int, overlap: int) -> list[int]:
+    """Where tiles of one size begin along an axis; the last one is moved back until it ends with the axis."""
+    if length <= size:
+        return [0]
+    return [*range(0, length - size, size - overlap), length - size]
+
+
+def plan(width: int, height: int, size: int, overlap: int, area: BaseGeometry | None = None) -> list[Tile]:
+    """Tiles that cover a raster, row by row; all of one size unless the raster is smaller.
+
+    An object of at most ``overlap`` pixels a side lies whole in one of them.
+
+    Args:
+        width, height: of the raster in pixels.
+        size: of a tile's side in pixels.
+        overlap: of neighbours in pixels, at least.
+        area: only tiles that it touches, in pixels.
+
+    Raises:
+        ConfigError: sizes that make no tiles.
+    """
+    if size < 1 or not 0 <= overlap <= size // 2:
+        raise ConfigError(f"tiles of {size} pixels with an overlap of {overlap}: the overlap is at most half a tile")
+    tiles = [
+        Tile(row, column, (x, y, min(size, width), min(size, height)))
+        for row, y in enumerate(starts(height, size, overlap))
+        for column, x in enumerate(starts(width, size, overlap))
+    ]
+    if area is None:
+        return tiles
+    x, y, w, h = np.array([tile.window for tile in tiles]).T
+    shapely.prepare(area)
+    touched = shapely.intersects(shapely.box(x, y, x + w, y + h), area)
+    return [tile for tile, inside in zip(tiles, touched, strict=True) if inside]
