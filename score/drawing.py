@@ -5,7 +5,7 @@ from __future__ import annotations
 import colorsys
 import functools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -49,17 +49,27 @@ def draw(
     colours = palette(len(names))
     factor = max(1, -(-SMALLEST // min(image.shape[:2])))
     picture, owner = _masks(image, detections, colours, factor)
-    font = ImageFont.load_default(size=min(40, max(12, min(picture.size) // 45)))
+    font = lettering(picture.size)
     if scores:
         paint = ImageDraw.Draw(picture)
         for (left, top, right, bottom), text, colour in labels(owner, detections, names, factor, font):
             paint.rectangle((left, top, right - 1, bottom - 1), fill=colour)
             paint.text(((left + right) / 2, (top + bottom) / 2), text, fill=ink(colour), font=font, anchor="mm")
     shown = [detections[index] for index in np.unique(owner[owner >= 0])]
-    legend = _legend(picture.width, shown, names, colours, title, font)
-    whole = Image.new("RGB", (picture.width, picture.height + legend.height))
+    counts = Counter(item.label for item in shown)
+    return below(picture, legend(picture.width, counts, names, font, title))
+
+
+def lettering(size: tuple[int, int]) -> Font:
+    """The font for a picture of a size."""
+    return ImageFont.load_default(size=min(40, max(12, min(size) // 45)))
+
+
+def below(picture: Image.Image, strip: Image.Image) -> Image.Image:
+    """A picture, and under it another of its width."""
+    whole = Image.new("RGB", (picture.width, picture.height + strip.height))
     whole.paste(picture)
-    whole.paste(legend, (0, picture.height))
+    whole.paste(strip, (0, picture.height))
     return whole
 
 
@@ -204,16 +214,17 @@ def _masks(
     return Image.fromarray(canvas), owner
 
 
-def _legend(
-    width: int,
-    detections: Sequence[Detection],
-    names: Sequence[str],
-    colours: Sequence[Colour],
-    title: str,
-    font: Font,
-) -> Image.Image:
-    """A strip ``width`` wide: the title, and each class that occurs with its colour and count, wrapped into lines."""
-    counts = Counter(item.label for item in detections)
+def legend(width: int, counts: Mapping[int, int], names: Sequence[str], font: Font, title: str = "") -> Image.Image:
+    """A strip ``width`` wide: the title, and each class that occurs with its colour and count, wrapped into lines.
+
+    Args:
+        width: in pixels.
+        counts: of each class that occurs, by its position in the vocabulary.
+        names: the vocabulary.
+        font: of the text.
+        title: what it begins with.
+    """
+    colours = palette(len(names))
     entries: list[tuple[str, Colour | None]] = [(title, None)] if title else []
     entries += [(f"{names[label]} {counts[label]}", colours[label]) for label in sorted(counts)]
     if not counts:
