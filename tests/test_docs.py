@@ -24,6 +24,7 @@ from PIL import Image
 import score
 from score.data.catalog import read_spec
 from score.files import shipped
+from tests.geo import dates
 from tests.tiny_data import tiny_data
 from tests.tiny_model import tiny_folder
 from tests.tools.command_line import Call, call, score_command  # noqa: F401 - fixtures
@@ -53,6 +54,8 @@ RULES: list[
     (r"score (evaluate|benchmark|sweep) ", "run", ("limit=2", *RUNTIME)),
     (r"score predict model=fcclip_coco", "compose", ()),  # tests/weights/test_known.py
     (r"score predict ", "run", RUNTIME[1:]),
+    (r"score change .*\.tif ", "compose", ()),
+    (r"score change ", "run", RUNTIME[1:]),
     (r"score calibrate ", "run", ("limit=2", *RUNTIME[1:])),
     (r"score report ", "run", ()),
     (r"score weights (list|check) ?", "run", ()),
@@ -118,6 +121,10 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (run / "evaluation").mkdir()
     figures = {key: {"AP": 1.0, "AP50": 2.0} for key in ("all", "seen", "unseen", "harmonic")}
     (run / "evaluation" / "nwpu_val.json").write_text(json.dumps(figures))
+    pair = dates.ten_changes()
+    for year, things, shift in ((2019, pair.before, (0, 0)), (2021, pair.before, (-3, 0)), (2023, pair.after, (2, 1))):
+        dates.frame(things, shift).to_file(place / f"{year}.gpkg")
+        dates.write(place / f"{year}.tif", dates.image(things, shift)[:240, :320])
     [benchmark] = [text for kind, text in blocks(ROOT / "docs" / "evaluate.md") if kind == "yaml"]
     (place / "mine.yaml").write_text(benchmark)
     return place

@@ -11,6 +11,7 @@ COMMANDS = [
     "demo",
     "train",
     "predict",
+    "change",
     "calibrate",
     "evaluate",
     "benchmark",

@@ -32,12 +32,13 @@ _KEYS = {  # of all commands; a name that two of them have means the same in bot
         input.train.size input.test.shortest input.test.longest max_detections evaluation.max_detections top_k
         regions.longest learn.hidden_dim learn.steps learn.batch_size""",
     MAYBE_COUNT: """limit evaluation.limit runtime.threads resize.shortest resize.longest input.train.max_instances
-        regions.per_class""",
+        regions.per_class tile""",
     FROM_0: """seed runtime.workers pictures evaluation.pictures optim.warmup optim.eval_period input.train.image_pad
         regions.views learn.warmup""",
     FROM_0._replace(optional=True): "shuffle_vocabulary",
     POSITIVE: """optim.lr optim.weight_decay optim.clip_norm optim.warmup_factor min_area learn.lr learn.weight_decay
         learn.temperature""",
+    POSITIVE._replace(optional=True): "gsd_m",
     POSITIVE._replace(many=True): "input.train.scale regions.scale",
     SHARE: "min_score overlap false_alarms input.train.flip learn.dropout learn.balance",
     MAYBE_SHARE: "score background ensemble.alpha ensemble.beta optim.ema",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -48,10 +49,11 @@ def changes(
 
     Returns:
         A row an object: ``class``, ``status`` (appeared, vanished, grown, shrunk, same), ``confidence`` (0 .. 1),
-        ``iou``, ``area_before_m2``, ``area_after_m2`` (in an equal-area projection; without a CRS, square pixels),
-        ``ratio`` of the two, ``score_before``, ``score_after``, ``moved_m`` between the centroids, ``parts_before`` and
-        ``parts_after`` (above 1 where objects were merged or split), ``before_id`` and ``after_id`` (rows of the
-        frames), and the outline: ``after``'s moved into place, or of what has vanished, ``before``'s.
+        ``iou``, ``area_before_m2``, ``area_after_m2`` (in an equal-area projection), ``ratio`` of the two,
+        ``score_before``, ``score_after``, ``moved_m`` between the centroids, ``parts_before`` and ``parts_after``
+        (above 1 where objects were merged or split), ``before_id`` and ``after_id`` (rows of the frames), and the
+        outline: ``after``'s moved into place, or of what has vanished, ``before``'s. Without a CRS, ``_px`` stands for
+        ``_m`` and ``_m2``.
 
         The confidence of same is the lower of both scores times the IoU; of grown and shrunk, times the share of the
         smaller outline inside the larger. Of appeared and vanished it is the score times 1 - e, with e the largest
@@ -73,7 +75,7 @@ def changes(
     table = pd.DataFrame(rows, columns=COLUMNS).astype({"before_id": "Int64", "after_id": "Int64"})
     if rules.per_class:
         del table["class_before"]
-    return Changes(gpd.GeoDataFrame(table, geometry=plane.back(shapes), crs=before.crs), edge)
+    return Changes(_placed(table, shapes, plane), edge)
 
 
 COLUMNS = [
@@ -100,6 +102,13 @@ def _judge(group: Group, first: Objects, second: Objects, rules: Rules) -> dict[
         status = grade(row["ratio"], rules)
         sure = group.iou if status == SAME else group.inside
     return row | {"status": status, "confidence": min(objects.scores[ids[0]] for _, objects, ids in present) * sure}
+
+
+def _placed(table: pd.DataFrame, shapes: Sequence[BaseGeometry], plane: Plane) -> gpd.GeoDataFrame:
+    """Rows with their outlines; without a CRS, names that say metres say pixels."""
+    if plane.source is None:
+        table = table.rename(columns={name: re.sub("_m2?$", "_px", name) for name in table.columns})
+    return gpd.GeoDataFrame(table, geometry=plane.back(shapes), crs=plane.source)
 
 
 def grade(ratio: float, rules: Rules) -> str:
@@ -172,6 +181,6 @@ def tracks(
     table["ratio"] = table["area_m2"] / each["area_m2"].transform("first")
     for name, how in (("first", "first"), ("last", "last"), ("seen", "count")):
         table[name] = each["date"].transform(how)
-    frame = gpd.GeoDataFrame(table, geometry=plane.back(shapes), crs=frames[0].crs)
+    frame = _placed(table, shapes, plane)
     whole = frame["track"].map(lambda track: cut[track] == 0).astype(bool)
     return Changes(frame[whole].reset_index(drop=True), sum(cut.values()))

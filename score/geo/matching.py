@@ -18,6 +18,7 @@ from shapely.geometry.base import BaseGeometry
 
 from score.errors import DataError
 
+AnyCRS = CRS | str | None  # what pyproj makes a CRS of; None for pixels as coordinates
 POLYGONAL = (-1, 3, 6)  # shapely's numbers of none, Polygon and MultiPolygon
 
 
@@ -162,14 +163,19 @@ def listed(items: Iterable[Any]) -> NDArray[Any]:
 
 
 def moved(
-    shapes: Iterable[BaseGeometry], source: CRS | None, target: CRS | None, shift: tuple[float, float] = (0, 0)
+    shapes: Iterable[BaseGeometry], source: AnyCRS, target: AnyCRS, shift: tuple[float, float] = (0, 0)
 ) -> NDArray[Any]:
     """Shapes in another CRS, then moved against a shift there; None on either side leaves coordinates as they are."""
     found = listed(shapes)
-    if source is not None and target is not None and source != target:
+    if source is not None and target is not None and CRS(source) != CRS(target):
         turn = Transformer.from_crs(source, target, always_xy=True)
         found = shapely.transform(found, lambda xy: np.stack(turn.transform(*xy.T), axis=1))
     return shapely.transform(found, lambda xy: xy - np.array(shift)) if any(shift) else found
+
+
+def wkt(crs: AnyCRS) -> str | None:
+    """A CRS as text."""
+    return None if crs is None else CRS(crs).to_wkt()
 
 
 class Group(NamedTuple):
@@ -228,7 +234,9 @@ def match(first: Objects, second: Objects, rules: Rules) -> list[Group]:
     for a, b in _parts(fit.after, fit.before, fit.shared, second, rules):
         if b in chosen and a not in owner:
             after[b].append(a)
-    groups = [_group(before[b], after[b], first, second, rules) for b in chosen]
+    pairs = zip(fit.before.tolist(), fit.after.tolist(), strict=True)
+    shared = dict(zip(pairs, fit.shared.tolist(), strict=True))
+    groups = [_group(before[b], after[b], shared[b, a], first, second, rules) for b, a in chosen.items()]
     there = [{item for ids in side.values() for item in ids} for side in (before, after)]
     gone = _against(near.before, near.after, near.shared, first, second)
     new = _against(near.after, near.before, near.shared, second, first)
@@ -261,14 +269,16 @@ def _shared(one: NDArray[Any], other: NDArray[Any], reach: float) -> NDArray[np.
 
 def _assign(pairs: Pairs) -> dict[int, int]:
     """The one-to-one pairs with the largest sum of IoU, solved for each cluster of objects on its own."""
+    alone = (np.bincount(pairs.before)[pairs.before] == 1) & (np.bincount(pairs.after)[pairs.after] == 1)
+    found = {int(b): int(a) for b, a in zip(pairs.before[alone], pairs.after[alone], strict=True)}
+    pairs = pairs.only(~alone)
     if not len(pairs.before):
-        return {}
+        return found
     links = (pairs.before, pairs.after + pairs.before.max() + 1)
     nodes = links[1].max() + 1
     _, cluster = connected_components(coo_array((np.ones(len(links[0])), links), shape=(nodes, nodes)), directed=False)
     of = cluster[pairs.before]
     order = np.argsort(of, kind="stable")
-    found = dict[int, int]()
     for part in np.split(order, np.flatnonzero(np.diff(of[order])) + 1):
         rows, row = np.unique(pairs.before[part], return_inverse=True)
         columns, column = np.unique(pairs.after[part], return_inverse=True)
@@ -288,10 +298,13 @@ def _parts(
     return list(dict(zip(mine[order].tolist(), theirs[order].tolist(), strict=True)).items())
 
 
-def _group(before: Sequence[int], after: Sequence[int], first: Objects, second: Objects, rules: Rules) -> Group:
-    """Both sides as a whole."""
+def _group(
+    before: Sequence[int], after: Sequence[int], shared: float, first: Objects, second: Objects, rules: Rules
+) -> Group:
+    """Both sides as a whole; ``shared`` is what the two main ones share."""
     one, other = first.outline(before), second.outline(after)
-    shared = float(_shared(listed([one]), listed([other]), rules.displacement)[0])
+    if len(before) + len(after) > 2:
+        shared = float(_shared(listed([one]), listed([other]), rules.displacement)[0])
     iou, inside = shared / (one.area + other.area - shared), shared / min(one.area, other.area)
     return Group(tuple(before), tuple(after), iou, min(1.0, inside))
 

@@ -137,11 +137,12 @@ class Raster:
             "resampling": self._resampling.name,
         }
 
-    def read(self, window: Box) -> tuple[Pixels, NDArray[np.bool_]]:
+    def read(self, window: Box, shape: tuple[int, int] | None = None) -> tuple[Pixels, NDArray[np.bool_]]:
         """Read a window.
 
         Args:
             window: x, y, width, height in pixels of `grid`, within it.
+            shape: (H, W) to be resampled to; None for as many as the window has.
 
         Returns:
             ``[H, W, 3]`` uint8 RGB, black where there is no data; and ``[H, W]``, where there is.
@@ -150,7 +151,7 @@ class Raster:
             DataError: a part of the file is damaged, or a server does not answer.
         """
         x, y, width, height = window
-        return self._read(self._source_window(x, y, width, height), (height, width))
+        return self._read(self._source_window(x, y, width, height), shape or (height, width))
 
     def overview(self, longest: int = 2048) -> tuple[Pixels, Grid]:
         """The whole in at most so many pixels a side, ``[h, w, 3]``, and where these lie.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import rasterio.features
@@ -20,6 +20,10 @@ from skimage.registration import phase_cross_correlation
 
 from score.errors import DataError
 from score.geo.grid import Grid
+from score.geo.matching import AnyCRS
+
+if TYPE_CHECKING:
+    from score.geo.raster import Raster
 
 Pixels = NDArray[np.uint8]
 Inside = NDArray[np.bool_]
@@ -29,6 +33,7 @@ Read = Callable[[Grid], tuple[Pixels, Inside]]
 RATIO = 1.3  # what a peak is over the next one at least; as in particle image velocimetry (Keane and Adrian, 1992)
 CHIP = 512  # pixels of a side of what is compared at full resolution
 LONGEST = 1024  # pixels of the longer side of what is compared as a whole
+BORDER = 20  # pixels about objects that are drawn to be aligned by
 NO_CRS = "EPSG:3857"  # stands for pixels as coordinates: any CRS, as long as it is the same on both sides
 
 
@@ -50,7 +55,7 @@ class Shift(NamedTuple):
         return a * self.x + b * self.y, d * self.x + e * self.y
 
 
-def footprint(grid: Grid, crs: str | None) -> BaseGeometry:
+def footprint(grid: Grid, crs: AnyCRS) -> BaseGeometry:
     """The outline of a raster in a CRS, with points between the corners: straight lines may be bent there.
 
     Raises:
@@ -196,8 +201,8 @@ def _peak(first: NDArray[np.float32], second: NDArray[np.float32], limit: float,
         )
     if math.hypot(found.x, found.y) > limit:
         raise DataError(
-            f"the two dates fit best with a shift of {found.x:.0f}, {found.y:.0f} pixels, more than limit={limit:g}; "
-            "raise limit, or trust the coordinates with align=crs"
+            f"the two dates fit best when shifted by {found.x:.0f}, {found.y:.0f} pixels, more than the {limit:.1f} "
+            "allowed; raise max_shift, or trust the coordinates with align=crs"
         )
     return found
 
@@ -251,3 +256,46 @@ def register(before: Read, after: Read, grid: Grid, *, limit: float = 32) -> Shi
             "trust the coordinates with align=crs"
         )
     return Shift(x, y, ratio)
+
+
+def reading(raster: Raster) -> Read:
+    """What reads a raster on the pixels of any grid; only as much of it, and as finely, as is needed."""
+
+    def read(target: Grid) -> tuple[Pixels, Inside]:
+        own = raster.grid
+        corners = own.pixels(shapely.get_coordinates(footprint(target, own.crs)))
+        left, top = (np.floor(corners.min(0)) - 2).clip(0).astype(int).tolist()
+        right, bottom = (np.ceil(corners.max(0)) + 2).clip(max=own[:2]).astype(int).tolist()
+        width, height = right - left, bottom - top
+        if width <= 0 or height <= 0:
+            return np.zeros((target.height, target.width, 3), np.uint8), np.zeros((target.height, target.width), bool)
+        factor = max(1.0, _pixel(target) / _pixel(own))
+        size = max(1, round(width / factor)), max(1, round(height / factor))
+        part = Grid(width, height, own.transform @ Affine.translation(left, top), own.crs).scaled(*size)
+        return onto(*raster.read((left, top, width, height), size[::-1]), part, target)
+
+    return read
+
+
+def drawn(shapes: Sequence[NDArray[Any]], crs: str | None) -> tuple[list[Pixels], Grid]:
+    """Objects of some dates as images on one grid, so that dates without images can be aligned by them.
+
+    Args:
+        shapes: polygons of each date ``[N]``, in one CRS.
+        crs: as WKT, or None.
+
+    Raises:
+        DataError: at one of the dates there is nothing.
+    """
+    if not all(len(each) for each in shapes):
+        raise DataError("a date without objects cannot be aligned by them; align=crs trusts the coordinates")
+    together = np.concatenate(shapes)
+    left, bottom, right, top = shapely.total_bounds(together)
+    typical = float(np.median(np.sqrt(shapely.area(together))))
+    pixel = max(typical / 12, max(right - left, top - bottom) / (2 * LONGEST - 2 * BORDER))
+    width, height = (math.ceil(side / pixel) + 2 * BORDER for side in (right - left, top - bottom))
+    down = 1 if crs is None else -1  # pixels as coordinates count downwards
+    start = (left - BORDER * pixel, (bottom if crs is None else top) - down * BORDER * pixel)
+    grid = Grid(width, height, Affine(pixel, 0, start[0], 0, down * pixel, start[1]), crs)
+    size = dict[str, Any](out_shape=(height, width), transform=grid.transform, default_value=255, dtype=np.uint8)
+    return [rasterio.features.rasterize(each, **size) for each in shapes], grid

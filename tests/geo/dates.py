@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import geopandas as gpd
 import numpy as np
+import rasterio
 import rasterio.features
 import shapely
 from affine import Affine
@@ -90,6 +92,15 @@ def image(
     if season:
         pixels = 0.7 * pixels[..., [1, 0, 2]] + 60
     return (pixels + np.random.default_rng(seed).normal(0, 5, pixels.shape)).clip(0, 255).astype(np.uint8)
+
+
+def write(path: Path, pixels: NDArray[Any], grid: Grid = GRID, **settings: Any) -> Path:
+    """Write an image as a GeoTIFF whose upper left corner is a grid's."""
+    height, width = pixels.shape[:2]
+    facts = {"driver": "GTiff", "width": width, "height": height, "count": 3, "dtype": "uint8"}
+    with rasterio.open(path, "w", **facts, crs=grid.crs, transform=grid.transform, **settings) as file:
+        file.write(np.moveaxis(pixels, 2, 0))
+    return path
 
 
 def frame(items: list[Thing], shift: tuple[float, float] = (0, 0), grid: Grid = GRID, score: float = 0.9) -> Any:

@@ -96,13 +96,21 @@ def test_what_has_grown_many_times_is_the_same_object() -> None:
     assert statuses(objects(("house", 0, 0, 10, 10)), objects(("house", -20, 0, 50, 30))) == {"grown": 1}
 
 
-def test_pairs_are_one_to_one_with_the_largest_sum() -> None:
-    """The first of the row overlaps best with the second's place, but that one is needed by the second."""
-    before = objects(("car", 0, 0, 10, 5), ("car", 10, 0, 10, 5))
-    after = objects(("car", 4, 0, 10, 5), ("car", 14, 0, 10, 5))
-    table = changes(before, after, rules=Rules(displacement=0)).table
-    assert table[["before_id", "after_id"]].to_numpy().tolist() == [[0, 0], [1, 1]]
-    assert table["iou"].tolist() == pytest.approx([6 / 14] * 2, abs=1e-3)
+@pytest.mark.parametrize(
+    ("before", "after", "pairs"),
+    [
+        ((0, 6), (5, 9), [[0, 0], [1, 1]]),  # the best pair alone, 1 and 0, would leave two without a counterpart
+        ((0, 4), (4.5, 0.5), [[0, 1], [1, 0]]),  # all four pairs could match
+    ],
+)
+def test_pairs_are_one_to_one_with_the_largest_sum(
+    before: tuple[float, ...], after: tuple[float, ...], pairs: list[list[int]]
+) -> None:
+    frames = [objects(*(("car", x, 0, 10, 5) for x in places)) for places in (before, after)]
+    table = changes(frames[0], frames[1], rules=Rules(displacement=0)).table
+    assert table[["before_id", "after_id"]].to_numpy().tolist() == pairs
+    shared = [10 - abs(before[b] - after[a]) for b, a in pairs]
+    assert table["iou"].tolist() == pytest.approx([each / (20 - each) for each in shared], abs=1e-3)
 
 
 def test_small_things_may_have_moved_a_little() -> None:
@@ -160,6 +168,7 @@ def test_no_crs_means_pixels() -> None:
     found = changes(dates.frame(pair.before, grid=plain), dates.frame(pair.after, MOVED, grid=plain), shift=MOVED,
                     area=shapely.box(4, 4, 636, 476))  # fmt: skip
     assert found.table.crs is None and dict(Counter(found.table["status"])) == pair.truth
+    assert found.table["moved_px"].max() < 0.3 and found.table["area_before_px"].min() > 100
     with pytest.raises(DataError, match="others have none"):
         changes(objects(("ship", 0, 0, 1, 1)), objects(("ship", 0, 0, 1, 1), crs=None))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from pyproj import Transformer
 
 from score.errors import DataError
 from score.geo.grid import Grid
-from score.geo.registration import Read, common_grid, covered, footprint, onto, register, shift
+from score.geo.raster import Raster
+from score.geo.registration import common_grid, covered, footprint, onto, reading, register, shift
 from tests.geo import dates
 
 
@@ -48,7 +50,7 @@ def test_other_ground_is_refused(before: NDArray[Any]) -> None:
 
 
 def test_a_shift_beyond_the_limit_is_refused(before: NDArray[Any]) -> None:
-    with pytest.raises(DataError, match="a shift of 40, 0 pixels, more than limit=32"):
+    with pytest.raises(DataError, match="shifted by 40, 0 pixels, more than the 32.0 allowed"):
         shift(before, later((40, 0)))
 
 
@@ -59,29 +61,46 @@ def test_an_empty_image_is_refused(before: NDArray[Any]) -> None:
         shift(before, before, np.zeros(before.shape[:2], bool))
 
 
-def reading(pixels: NDArray[Any], grid: Grid) -> Read:
-    return lambda target: onto(pixels, np.ones(pixels.shape[:2], bool), grid, target)
-
-
-def test_another_crs_and_resolution_are_brought_onto_the_first(before: NDArray[Any]) -> None:
-    """The second date in degrees, coarser, turned by the projection, and 1.5 m off on the ground."""
+def test_another_crs_resolution_and_missing_data_are_brought_onto_the_first(
+    before: NDArray[Any], tmp_path: Path
+) -> None:
+    """The second date in degrees, coarser, turned by the projection, with a border of no data, and 1.5 m off."""
     lon, lat = Transformer.from_crs(dates.CRS, "EPSG:4326", always_xy=True).transform(400000 - 30, 5000000 + 30)
     degrees = Grid(560, 520, Affine(0.65 / 78500, 0, lon, 0, -0.65 / 111100, lat), "EPSG:4326")
     ahead = dates.GRID._replace(transform=dates.GRID.transform @ Affine.translation(3, 0))
     after, there = onto(later((0, 0)), np.ones(before.shape[:2], bool), ahead, degrees)
-    grid = common_grid(dates.GRID, degrees)
-    assert grid.crs == dates.CRS and grid.gsd[0] == pytest.approx(0.65, abs=0.02)
-    found = register(reading(before, dates.GRID), lambda target: onto(after, there, degrees, target), grid, limit=16)
+    assert not there.all()
+    first = Raster(dates.write(tmp_path / "before.tif", before))
+    second = Raster(dates.write(tmp_path / "after.tif", after, degrees, nodata=0))
+    grid = common_grid(first.grid, second.grid)
+    assert grid.crs == first.grid.crs and grid.gsd[0] == pytest.approx(0.65, abs=0.02)
+    found = register(reading(first), reading(second), grid, limit=16)
     assert found.ground(grid) == pytest.approx((1.5, 0), abs=0.06)
 
 
+def test_a_raster_is_read_on_any_grid(before: NDArray[Any], tmp_path: Path) -> None:
+    read = reading(Raster(dates.write(tmp_path / "before.tif", before)))
+    pixels, inside = read(dates.GRID)
+    assert inside.all() and (pixels == before).all()
+    half, _ = read(dates.GRID.scaled(320, 240))
+    blocks = before.reshape(240, 2, 320, 2, 3).mean((1, 3))
+    assert np.abs(half - blocks).max() <= 1
+    beside = dates.GRID._replace(transform=dates.GRID.transform @ Affine.translation(600, -20))
+    pixels, inside = read(beside)
+    assert inside[20:, :40].all() and not inside[:20].any() and not inside[:, 41:].any()
+    assert (pixels[20:, :40] == before[:460, 600:]).all()
+    far, nowhere = read(dates.GRID._replace(transform=Affine.translation(1e6, 0) @ dates.GRID.transform))
+    assert not far.any() and not nowhere.any()
+
+
 @pytest.mark.slow
-def test_rasters_larger_than_what_is_compared_at_once_are_as_exact() -> None:
+def test_rasters_larger_than_what_is_compared_at_once_are_as_exact(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 200, (130, 490, 1)).repeat(3, 2).astype(np.uint8)
     fine = pixels.repeat(4, 0).repeat(4, 1)
     first, second = fine[:480, :1900], fine[3:483, 8:1908]
     grid = Grid(1900, 480)
-    found = register(reading(first, grid), reading(second, grid), grid)
+    rasters = [Raster(dates.write(tmp_path / f"{i}.tif", each, grid)) for i, each in enumerate((first, second))]
+    found = register(reading(rasters[0]), reading(rasters[1]), grid)
     assert (found.x, found.y) == pytest.approx((-8, -3), abs=0.1)
 
 
