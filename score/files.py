@@ -17,6 +17,7 @@ from typing import Any
 import portalocker
 from platformdirs import user_cache_path
 
+from score import DISTRIBUTION
 from score.errors import InstallError, OutputError
 
 
@@ -26,12 +27,29 @@ def shipped(name: str) -> Path:
     return package / name if (package / name).is_dir() else package.parent / name
 
 
+EXTRAS = {  # what is installed by name only: modules, and the name that brings them
+    "geo": ("affine", "geopandas", "pyarrow", "pyogrio", "pyproj", "rasterio", "shapely", "skimage"),
+    "catalogue": ("dask", "distributed", "psycopg", "pystac_client"),
+    "app": ("fastapi", "multipart", "uvicorn"),
+}
+
+
 def not_installed(error: ModuleNotFoundError) -> ImportError:
-    """Say how to get detectron2, where that is what is missing: pip cannot, for PyPI has none."""
-    if error.name != "detectron2":
+    """Say how to get what is missing: detectron2, which pip cannot get, for PyPI has none, or an extra's module."""
+    missing = (error.name or "").partition(".")[0]
+    for extra, modules in EXTRAS.items():
+        if missing in modules:
+            return InstallError(f"{missing} is not installed; get it with pip install '{DISTRIBUTION}[{extra}]'")
+    if missing != "detectron2":
         return error
     make = shlex.join([sys.executable, str(shipped("tools") / "detectron2_wheel.py")])
     return InstallError(f"detectron2 is not installed, and PyPI has none; make and install it with {make}")
+
+
+def is_address(source: str | Path) -> bool:
+    """Whether it is no file of this machine, but something that GDAL finds."""
+    text = str(source)
+    return "://" in text or text.startswith(("WMTS:", "WMS:", "/vsi", "<"))
 
 
 def cache_folder(setting: str | Path | None) -> Path | None:

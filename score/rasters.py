@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from score.segmenter import Segmenter
 
 FACTS = "tiles.json"
-SURE = 0.01  # regions whose mask the model doubts more are not kept: no word makes them worth showing
+SURE = 0.05  # of regions kept: a score is at most this, so one below cannot be asked for
 
 
 @dataclass
@@ -162,7 +162,7 @@ class RasterView:
         """Objects of :meth:`find` as polygons; ``vectors`` as :func:`score.geo.vectors.frame` takes them."""
         from score.geo.vectors import frame
 
-        facts = {"source": self.raster.source, "model": self.segmenter.model.weights}
+        facts = {"source": self.raster.source, "model": self.segmenter.model.weights, "date": self.raster.date}
         return frame(found, self.raster.grid, **facts, **vectors)
 
     def find(
@@ -274,7 +274,7 @@ def look(
             useful = []
             for tile, item in zip(current, got, strict=True):
                 if isinstance(item, DataError):
-                    progress.failed.append(f"tile {tile.window}: {item}")
+                    progress.failed.append(f"the tile at {tile.window[:2]}: {item}")
                 elif not item[1].any():
                     store.save(tile, {})
                     progress.empty += 1
@@ -308,13 +308,14 @@ def _look(
 
 def _kept(view: View, valid: NDArray[np.bool_], scene: bool) -> dict[str, NDArray[Any]]:
     """What words can be asked of later: regions that the model trusts, on data, and the scene if words need it."""
-    regions = view.regions
-    rles, sure = view.windows(regions.shown(0).tolist())
+    regions, shown = view.regions, view.regions.shown(0)
+    if regions.quality is not None:  # masks that cannot be sure enough need not be made
+        shown = shown[regions.quality[0, shown] >= SURE**2]
+    rles, sure = view.windows(shown.tolist())
     if not valid.all():
         rles = [_where(rle, valid) for rle in rles]
     good = [index for index, rle in enumerate(rles) if sure[index] >= SURE and masks.area(rle)]
-    rles = [masks.trim(rles[index]) for index in good]
-    queries = regions.shown(0)[good]
+    rles, queries = [rles[index] for index in good], shown[good]
     kept = {
         "class_embed": regions.class_embed[0, queries].half().cpu().numpy(),
         "region_embed": regions.region_embed[0, queries].half().cpu().numpy(),
@@ -332,7 +333,7 @@ def _kept(view: View, valid: NDArray[np.bool_], scene: bool) -> dict[str, NDArra
 def _where(rle: RLE, valid: NDArray[np.bool_]) -> RLE:
     """A mask without what is no data."""
     (rows, columns), bits = masks.part(rle)
-    return masks.encode((bits & valid[rows, columns])[None], (columns.start, rows.start))[0]
+    return masks.trim(masks.encode((bits & valid[rows, columns])[None], (columns.start, rows.start))[0])
 
 
 def tile_size(raster: Raster, size: int | None, size_m: float | None, overlap: int | None) -> tuple[int, int]:

@@ -117,8 +117,9 @@ def test_empty_and_damaged_tiles_are_counted(segmenter: score.Segmenter, tmp_pat
     path.write_bytes(data[:middle] + bytes(100) + data[middle + 100 :])
     view = segmenter.look_raster(path, tile=64)
     assert 1 <= len(view.progress.failed) < 6 and len(view.tiles) == 6 - len(view.progress.failed)
-    assert view.progress.failed[0].startswith("tile (") and "cannot be read as a raster" in view.progress.failed[0]
-    path.write_bytes(data[:-20000] + bytes(20000))
+    assert (
+        view.progress.failed[0].startswith("the tile at (") and "cannot be read as a raster" in view.progress.failed[0]
+    )
     path.write_bytes(data[: data.index(b"\x78\x9c")] + bytes(len(data) - data.index(b"\x78\x9c")))
     with pytest.raises(DataError, match="no tile can be read"):
         segmenter.look_raster(path, tile=64)

@@ -27,6 +27,7 @@ from score.errors import ConfigError, ScoreError
 from score.files import not_installed, shipped
 
 CONFIGS = shipped("configs")
+LISTS = ("area", "bands", "stretch")  # take numbers in a list, and text where they are none
 _REFERENCE = re.compile(r"\$\{[\w.]+\}$")  # to another setting: of that one's kind
 TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
@@ -128,6 +129,8 @@ def _check_kinds(settings: DictConfig, defaults: dict[str, Any], parent: str = "
             raise ConfigError(f"{key}={value}: it takes a list, as in {key}=[A,B]")
         elif isinstance(default, bool) and key != "resume" and not isinstance(value, bool):
             raise ConfigError(f"{key}={value}: it takes true or false")
+        elif key in LISTS and isinstance(value, ListConfig):
+            continue
         elif (text := _text(value, typed.get(key))) != value and _is_text(key, default):
             settings[own] = text
 

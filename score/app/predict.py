@@ -1,13 +1,16 @@
-"""Find objects: ``score predict images=[a.jpg,b.jpg] "vocabulary=[ship,'storage tank']" output=DIR``.
+"""Find objects: ``score predict images=[a.jpg,scene.tif] "vocabulary=[ship,'storage tank']" output=DIR``.
 
-Writes pictures and one COCO JSON as it goes, and prints what was found in each image; the same command again does what
-is left. Exit code 1 says that some of the images could not be read, and which.
+Of photographs it writes pictures and one COCO JSON, of rasters vectors on the ground, a picture and a map, as it goes,
+and prints what was found in each; the same command again does what is left. Exit code 1 says that some of the images
+could not be read, and which.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,12 +38,11 @@ def main(config: DictConfig) -> None:
     settings = plain(config)
     prediction.check_picture(settings["picture"])
     words = read_words(settings["vocabulary"])
-    images = prediction.find_images(settings["images"])
+    photographs, rasters = prediction.sort_out(prediction.find_images(settings["images"]))
     output = Path(settings["output"])
-    prediction.check_output(output, images)
+    prediction.check_output(output, photographs)
     device = runtime.select_device(config.runtime.device, config.runtime.threads)
-    place = known.find(settings["model"])
-    model, _ = folder.load(place, device, config.overrides)
+    model, _ = folder.load(known.find(settings["model"]), device, config.overrides)
     given = {key: float(value) for key, value in config.ensemble.items() if value is not None}
     segmenter = Segmenter(model, ensemble=dataclasses.replace(model.ensemble, **given), **settings["resize"])
     settings["weights"] = model.weights
@@ -48,17 +50,30 @@ def main(config: DictConfig) -> None:
     def report(path: Path, found: Result | DataError) -> None:
         if not isinstance(found, DataError):
             print(f"{path.name} ({found.size[0]} x {found.size[1]}): {found}", flush=True)
-        elif len(images) > 1:
+        elif len(photographs) > 1:
             print(f"error: {found}", file=sys.stderr, flush=True)
 
     if settings["score"] is None and model.calibration == Calibration():
         print(f"not calibrated: every word is shown from score {model.calibration.seen} on; score calibrate mends that")
-    done = prediction.predict(segmenter, words, images, output, settings, report)
-    if done.before:
-        print(f"done before: {done.before} of {len(images)}")
-    total = ", ".join(f"{count} {word}" for word, count in done.counts.items() if count) or "nothing"
-    pace = f"; {done.seconds / done.images:.2f} s an image" if done.images else ""
-    print(f"in all: {total}{pace}\nsaved in {output}")
-    if done.failed:
-        print(f"{len(done.failed)} of {len(images)} images could not be read:", *done.failed, sep="\n", file=sys.stderr)
+    counts, failed, damaged = Counter[str](), list[str](), list[str]()
+    if rasters:
+        from score.app.rasters import predict  # GDAL, not needed for photographs
+
+        say = functools.partial(print, flush=True)
+        counts, failed, damaged = predict(segmenter, words, rasters, output, settings, say)
+        if len(failed) == len(rasters) and not photographs:
+            raise DataError(failed[0] if len(rasters) == 1 else f"none of {len(rasters)} can be read: {failed[0]}")
+    if photographs:
+        done = prediction.predict(segmenter, words, photographs, output, settings, report)
+        counts, failed = counts + done.counts, failed + done.failed
+        if done.before:
+            print(f"done before: {done.before} of {len(photographs)}")
+        if done.images:
+            print(f"{done.seconds / done.images:.2f} s an image")
+    total = ", ".join(f"{count} {word}" for word, count in counts.items() if count) or "nothing"
+    print(f"in all: {total}\nsaved in {output}")
+    for lost, what in ((failed, f"{len(failed)} of {len(photographs) + len(rasters)} images"), (damaged, "tiles")):
+        if lost:
+            print(f"{what} could not be read:", *lost, sep="\n", file=sys.stderr)
+    if failed or damaged:
         sys.exit(1)

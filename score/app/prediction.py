@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 import score
 from score.data.coco_json import categories
-from score.data.images import SUFFIXES
+from score.data.images import RASTERS, SUFFIXES
 from score.errors import ConfigError, DataError, OutputError
-from score.files import check_writable, locked, write_whole
+from score.files import check_writable, is_address, locked, write_whole
 from score.result import Result
 from score.segmenter import Segmenter
 
 PICTURES, JSON, LINES = "pictures", "predictions.json", "predictions.jsonl"
+KINDS = (*SUFFIXES, *RASTERS)
 CHOICE = ("score", "top_k", "overlap", "min_area", "per_class")
 
 
@@ -42,26 +45,46 @@ class Done(NamedTuple):
     seconds: float
 
 
-def find_images(source: str | Sequence[str]) -> list[Path]:
-    """List image files: a file, a folder's, or several of both.
+def find_images(source: str | Sequence[str]) -> list[Path | str]:
+    """List what is to be looked at: a file, a folder's files, those that a pattern names, an address, or several.
 
     Raises:
-        DataError: a file is missing, or a folder holds no image.
+        DataError: a file is missing, or a folder or pattern holds no image.
     """
-    paths: list[Path] = []
-    for item in map(Path, [source] if isinstance(source, str) else source):
-        if item.is_dir():
-            found = sorted(path for path in item.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
-            if not found:
-                raise DataError(f"{item}: no image in this folder; it needs {', '.join(SUFFIXES)} files")
-            paths += found
-        elif not item.exists():
-            raise DataError(f"{item}: no such image")
+    found: list[Path | str] = []
+    for item in [source] if isinstance(source, str) else source:
+        path = Path(item)
+        if is_address(item):
+            found.append(item)
+        elif path.is_dir():
+            inside = sorted(each for each in path.iterdir() if each.suffix.lower() in KINDS and each.is_file())
+            if not inside:
+                raise DataError(f"{item}: no image in this folder; it needs {', '.join(KINDS)} files")
+            found += inside
+        elif path.exists():
+            found.append(path)
+        elif matching := sorted(Path(each) for each in glob.glob(item, recursive=True)):
+            found += [each for each in matching if each.is_file()]
         else:
-            paths.append(item)
-    if not paths:
+            raise DataError(f"{item}: no such image")
+    if not found:
         raise DataError("images: none given; name files or a folder, as in images=[a.jpg,b.jpg]")
-    return list(dict.fromkeys(paths))
+    return list(dict.fromkeys(found))
+
+
+def sort_out(images: Sequence[Path | str]) -> tuple[list[Path], list[Path | str]]:
+    """Tell photographs from rasters; what cannot be read counts as a photograph, whose reader says what is wrong."""
+    needed = [each for each in images if is_address(each) or Path(each).suffix.lower() in RASTERS]
+    maybe = [*needed, *(each for each in images if Path(each).suffix.lower() in (".tif", ".tiff"))]
+    if not maybe or not (needed or find_spec("rasterio")):  # without GDAL a plain TIFF is still a photograph
+        return [Path(each) for each in images], []
+    from score.geo.raster import is_raster
+
+    rasters: list[Path | str] = []
+    for each in dict.fromkeys(maybe):
+        with contextlib.suppress(DataError):
+            rasters += [each] if is_raster(each) else []
+    return [Path(each) for each in images if each not in rasters], [each for each in images if each in rasters]
 
 
 def check_picture(picture: str | None) -> None:

@@ -20,6 +20,9 @@ ImageLike = NDArray[np.uint8] | Image.Image | str | Path
 SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 """What a file of a folder of images is known by."""
 
+RASTERS = (".jp2", ".vrt", ".img")
+"""And these, which only the reader of rasters reads; it reads TIFF, too."""
+
 MAX_PIXELS = 2**28
 """An image of more is refused: of this many, reading takes some 2 GB."""
 

@@ -30,15 +30,16 @@ MAYBE_COUNT, MAYBE_SHARE = COUNT._replace(optional=True), SHARE._replace(optiona
 _KEYS = {  # of all commands; a name that two of them have means the same in both
     COUNT: """optim.iterations optim.batch_size optim.checkpoint_period optim.checkpoints optim.log_period runtime.gpus
         input.train.size input.test.shortest input.test.longest max_detections evaluation.max_detections top_k
-        regions.longest learn.hidden_dim learn.steps learn.batch_size""",
+        regions.longest learn.hidden_dim learn.steps learn.batch_size batch""",
     MAYBE_COUNT: """limit evaluation.limit runtime.threads resize.shortest resize.longest input.train.max_instances
         regions.per_class tile""",
     FROM_0: """seed runtime.workers pictures evaluation.pictures optim.warmup optim.eval_period input.train.image_pad
-        regions.views learn.warmup""",
-    FROM_0._replace(optional=True): "shuffle_vocabulary",
-    POSITIVE: """optim.lr optim.weight_decay optim.clip_norm optim.warmup_factor min_area learn.lr learn.weight_decay
-        learn.temperature""",
-    POSITIVE._replace(optional=True): "gsd_m",
+        regions.views learn.warmup zoom""",
+    FROM_0._replace(optional=True): "shuffle_vocabulary tile_overlap",
+    POSITIVE._replace(optional=True): "gsd_m tile_m tolerance_m",
+    Number(float, -math.inf, optional=True): "nodata",
+    POSITIVE: """optim.lr optim.weight_decay optim.clip_norm optim.warmup_factor min_area min_area_m2 learn.lr
+        learn.weight_decay learn.temperature""",
     POSITIVE._replace(many=True): "input.train.scale regions.scale",
     SHARE: "min_score overlap false_alarms input.train.flip learn.dropout learn.balance",
     MAYBE_SHARE: "score background ensemble.alpha ensemble.beta optim.ema",

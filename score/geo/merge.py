@@ -28,39 +28,63 @@ class Placed(Found):
     tile: tuple[int, int]
 
 
-class Part:
-    """What a tile shows of an object.
+class _Shape:
+    """A mask, decoded when it is first compared.
 
     Attributes:
-        found: with the mask in the raster's pixels.
-        window: of the tile.
-        box: of the mask, as x0, y0, x1, y1.
-        cut: whether the mask reaches an edge of the tile beyond which the raster goes on.
+        box: x0, y0, x1, y1 in the raster's pixels.
+        area: in pixels.
     """
 
-    __slots__ = ("_bits", "area", "box", "cut", "found", "window")
+    __slots__ = ("_bits", "_rle", "area", "box")
 
-    def __init__(self, found: Placed, window: Box, size: tuple[int, int]) -> None:
-        self.found, self.window = found, window
-        x, y, width, height = found.box
-        self.box = (x, y, x + width, y + height)
-        left, top, right, bottom = window[0], window[1], window[0] + window[2], window[1] + window[3]
-        self.cut = (
-            (x <= left > 0) or (y <= top > 0) or (self.box[2] >= right < size[0]) or (self.box[3] >= bottom < size[1])
-        )
-        self.area = found.area
+    def __init__(self, rle: RLE) -> None:
+        x, y, width, height = masks.box(rle)
+        self.box, self.area = (x, y, x + width, y + height), masks.area(rle)
+        self._rle: RLE = rle
         self._bits: NDArray[np.bool_] | None = None
 
     @property
     def bits(self) -> NDArray[np.bool_]:
         """The mask within its box."""
         if self._bits is None:
-            self._bits = masks.part(self.found.rle)[1]
+            self._bits = masks.part(self._rle)[1]
         return self._bits
 
-    def inside(self, x0: int, y0: int, x1: int, y1: int) -> NDArray[np.bool_]:
+    def inside(self, box: Box) -> NDArray[np.bool_]:
         """The mask within a part of its box."""
-        return self.bits[y0 - self.box[1] : y1 - self.box[1], x0 - self.box[0] : x1 - self.box[0]]
+        return self.bits[box[1] - self.box[1] : box[3] - self.box[1], box[0] - self.box[0] : box[2] - self.box[0]]
+
+    def shared(self, other: _Shape) -> int:
+        """How many pixels lie in both."""
+        meet = _meet(self.box, other.box)
+        return int(np.count_nonzero(self.inside(meet) & other.inside(meet))) if meet else 0
+
+    def area_in(self, band: Box) -> int:
+        """How many of its pixels lie in a box."""
+        meet = _meet(self.box, band)
+        return self.area if meet == self.box else int(np.count_nonzero(self.inside(meet))) if meet else 0
+
+
+class _Part(_Shape):
+    """What a tile shows of an object.
+
+    Attributes:
+        found: with the mask in the raster's pixels.
+        window: of the tile, as x0, y0, x1, y1.
+        cut: whether the mask reaches an edge of the tile beyond which the raster goes on.
+    """
+
+    __slots__ = ("cut", "found", "window")
+
+    def __init__(self, found: Placed, window: Box, size: tuple[int, int]) -> None:
+        super().__init__(found.rle)
+        self.found = found
+        x, y, width, height = window
+        self.window = (x, y, x + width, y + height)
+        x0, y0, x1, y1 = self.box
+        left, top, right, bottom = self.window
+        self.cut = x0 <= left > 0 or y0 <= top > 0 or x1 >= right < size[0] or y1 >= bottom < size[1]
 
 
 def place(found: Iterable[Found], tile: Tile) -> list[Placed]:
@@ -68,9 +92,8 @@ def place(found: Iterable[Found], tile: Tile) -> list[Placed]:
     x, y, _, _ = tile.window
     placed = []
     for item in found:
-        rle = masks.trim(item.rle)
-        left, top = rle.get("offset", (0, 0))
-        moved = RLE(size=rle["size"], counts=rle["counts"], offset=[left + x, top + y])
+        left, top = item.rle.get("offset", (0, 0))
+        moved = RLE(size=item.rle["size"], counts=item.rle["counts"], offset=[left + x, top + y])
         placed.append(Placed(item.label, item.score, moved, item.name, item.seen, (tile.row, tile.column)))
     return placed
 
@@ -91,7 +114,7 @@ def merge(found: Sequence[Placed], windows: dict[tuple[int, int], Box], size: tu
     Returns:
         Objects in no order. Time is linear in the number of objects and in the area of those in bands.
     """
-    parts = [Part(item, windows[item.tile], size) for item in found]
+    parts = [_Part(item, windows[item.tile], size) for item in found]
     joined = _linked(parts)
     result = []
     for group in joined:
@@ -99,7 +122,7 @@ def merge(found: Sequence[Placed], windows: dict[tuple[int, int], Box], size: tu
     return result
 
 
-def _linked(parts: Sequence[Part]) -> list[list[Part]]:
+def _linked(parts: Sequence[_Part]) -> list[list[_Part]]:
     """Groups of parts that agree, one with the next."""
     root = list(range(len(parts)))
 
@@ -111,15 +134,15 @@ def _linked(parts: Sequence[Part]) -> list[list[Part]]:
 
     for first, second in _candidates(parts):
         one, other = find(first), find(second)
-        if one != other and agree(parts[first], parts[second]):
+        if one != other and _agree(parts[first], parts[second]):
             root[other] = one
-    groups: dict[int, list[Part]] = {}
+    groups: dict[int, list[_Part]] = {}
     for index, part in enumerate(parts):
         groups.setdefault(find(index), []).append(part)
     return list(groups.values())
 
 
-def _candidates(parts: Sequence[Part]) -> NDArray[np.int64]:
+def _candidates(parts: Sequence[_Part]) -> NDArray[np.int64]:
     """Pairs ``[N, 2]`` of one word, of two tiles, whose boxes meet."""
     boxes = np.array([part.box for part in parts], dtype=float).reshape(-1, 4)
     trees = shapely.STRtree(shapely.box(*boxes.T))
@@ -132,30 +155,13 @@ def _candidates(parts: Sequence[Part]) -> NDArray[np.int64]:
     return np.asarray(pairs[keep], dtype=np.int64)
 
 
-def agree(first: Part, second: Part) -> bool:
+def _agree(first: _Part, second: _Part) -> bool:
     """Whether two parts are of one object, by what their tiles both show."""
-    one, other = first.window, second.window
-    band = (  # what both tiles show
-        max(one[0], other[0]),
-        max(one[1], other[1]),
-        min(one[0] + one[2], other[0] + other[2]),
-        min(one[1] + one[3], other[1] + other[3]),
-    )
-    shared = _meet(first.box, second.box)
-    if shared is None:
+    both, band = first.shared(second), _meet(first.window, second.window)
+    if not both or band is None:
         return False
-    both = int(np.count_nonzero(first.inside(*shared) & second.inside(*shared)))
-    if not both:
-        return False
-    seen = [_area(part, band) for part in (first, second)]
-    return both >= SAME * min(seen) and (first.cut or second.cut or both >= SAME * max(seen))
-
-
-def _area(part: Part, band: Box) -> int:
-    if part.box[0] >= band[0] and part.box[1] >= band[1] and part.box[2] <= band[2] and part.box[3] <= band[3]:
-        return part.area
-    inside = _meet(part.box, band)
-    return int(np.count_nonzero(part.inside(*inside))) if inside else 0
+    less, more = sorted((first.area_in(band), second.area_in(band)))
+    return both >= SAME * less and (first.cut or second.cut or both >= SAME * more)
 
 
 def _meet(first: Box, second: Box) -> Box | None:
@@ -164,28 +170,20 @@ def _meet(first: Box, second: Box) -> Box | None:
     return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
 
 
-def _resolve(group: list[Part]) -> list[Placed]:
+def _resolve(group: list[_Part]) -> list[Placed]:
     """The objects of linked parts: mostly one."""
     whole = sorted((part for part in group if not part.cut), key=lambda part: -part.found.score)
-    kept: list[Part] = []
+    kept: list[_Part] = []
     for part in whole:
-        if not any(_covers(other, part) for other in kept):
+        if not any(other.shared(part) >= SAME * part.area for other in kept):
             kept.append(part)
-    rest = [part for part in group if part.cut and not any(_covers(other, part) for other in kept)]
+    rest = [part for part in group if part.cut and not any(other.shared(part) >= SAME * part.area for other in kept)]
     best = max(part.found.score for part in group)
     objects = [replace(part.found, score=best) if len(kept) == 1 and not rest else part.found for part in kept]
     return objects + [_united(some) for some in (_linked(rest) if kept else [rest]) if some]
 
 
-def _covers(whole: Part, part: Part) -> bool:
-    """Whether an object that is whole shows what a part is of."""
-    shared = _meet(whole.box, part.box)
-    return shared is not None and bool(
-        np.count_nonzero(whole.inside(*shared) & part.inside(*shared)) >= SAME * part.area
-    )
-
-
-def _united(parts: list[Part]) -> Placed:
+def _united(parts: list[_Part]) -> Placed:
     """The union of parts, with the best score among them."""
     largest = max(parts, key=lambda part: part.area)
     if len(parts) == 1:
@@ -210,13 +208,14 @@ def suppress(best_first: Sequence[Placed], overlap: float, per_class: bool = Fal
     """
     if overlap >= 1 or not best_first:
         return list(best_first)
-    boxes = np.array([(x, y, x + width, y + height) for x, y, width, height in (item.box for item in best_first)])
-    tree = shapely.STRtree(shapely.box(*boxes.astype(float).T))
+    shapes = [_Shape(item.rle) for item in best_first]
+    tree = shapely.STRtree(shapely.box(*np.array([shape.box for shape in shapes], dtype=float).T))
     pairs = np.sort(tree.query(tree.geometries).T, axis=1)
     pairs = np.unique(pairs[pairs[:, 0] < pairs[:, 1]], axis=0)  # the better first, those of the best first
     dropped = np.zeros(len(best_first), bool)
-    for better, worse in pairs[np.lexsort((pairs[:, 0], pairs[:, 1]))]:
+    for better, worse in pairs[np.lexsort((pairs[:, 0], pairs[:, 1]))].tolist():
         if dropped[better] or dropped[worse] or (per_class and best_first[better].label != best_first[worse].label):
             continue
-        dropped[worse] = masks.iou([best_first[better].rle], [best_first[worse].rle])[0, 0] > overlap
+        both = shapes[better].shared(shapes[worse])
+        dropped[worse] = both > overlap * (shapes[better].area + shapes[worse].area - both)
     return [item for item, gone in zip(best_first, dropped, strict=True) if not gone]

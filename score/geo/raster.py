@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import math
 import os
+import re
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, cast
 
@@ -25,6 +27,7 @@ from rasterio.windows import Window
 from shapely.geometry.base import BaseGeometry
 
 from score.errors import ConfigError, DataError
+from score.files import is_address
 from score.geo.grid import Grid
 from score.masks import Box
 
@@ -35,13 +38,15 @@ Stretch = Literal["auto"] | Sequence[float] | None
 Area: TypeAlias = str | Path | Sequence[float] | BaseGeometry
 
 SUFFIXES = (".tif", ".tiff", ".jp2", ".vrt", ".img")
-"""What a raster in a folder is known by."""
+"""What a file that may be a raster is known by."""
 
 RESAMPLINGS = ("nearest", "bilinear", "cubic", "average")
+PHOTOGRAPH = 2**26  # pixels: an image of more is looked at tile by tile
 PERCENT = (2.0, 98.0)  # of the values, what "auto" brings to black and white
 SQUARE = 0.02  # sides of a pixel that differ by more on the ground are made equal
 FINER = 16  # times the raster's own detail: more is a slip of the unit
 BLOCKS, BLOCK = 8, 128  # where there are no overviews, values are looked at in a grid of BLOCKS x BLOCKS such squares
+PIECES = 32  # squares along the longer side of an overview of a damaged raster
 MERCATOR = 20037508.342789244  # half the width of the world of tile services, in metres
 
 # As GDAL advises for reading over a network; one thread a handle, for readers run side by side.
@@ -80,6 +85,7 @@ class Raster:
         grid: the pixels that `read` counts in.
         area: the area in these pixels, None for all.
         stretch: for each of the bands the values that become 0 and 255, None for values as they are.
+        date: when it was taken, as 2025-06-30, where it says so, else "".
         notes: what a user should know of how it is read.
 
     Raises:
@@ -108,7 +114,7 @@ class Raster:
         self._opened, self._handles = _address(self.source, zoom), dict[tuple[int, int], DatasetReader]()
         with self._reading() as dataset:
             own = self._own(dataset)
-            self.bands = self._chosen(dataset, bands)
+            self.bands, self.date = self._chosen(dataset, bands), _date(dataset)
             self._palette = _palette(dataset) if self.bands == [1] else None
             if self._palette is not None:
                 self._resampling = Resampling.nearest
@@ -154,18 +160,29 @@ class Raster:
         return self._read(self._source_window(x, y, width, height), shape or (height, width))
 
     def overview(self, longest: int = 2048) -> tuple[Pixels, Grid]:
-        """The whole in at most so many pixels a side, ``[h, w, 3]``, and where these lie.
-
-        Raises:
-            DataError: as :meth:`read`.
-        """
+        """The whole in at most so many pixels a side, ``[h, w, 3]``, and where these lie; damaged parts are black."""
         scale = min(1.0, longest / max(self.grid.width, self.grid.height))
         small = self.grid.scaled(*(max(1, round(side * scale)) for side in self.grid[:2]))
-        window = self._source_window(0, 0, self.grid.width, self.grid.height)
         nearest = Resampling.nearest if scale < 0.25 else self._resampling  # an average reads every block
-        return self._read(window, (small.height, small.width), nearest)[0], small
+        try:
+            window = self._source_window(0, 0, self.grid.width, self.grid.height)
+            return self._read(window, (small.height, small.width), nearest)[0], small
+        except DataError:
+            return self._piecewise(small, nearest), small
 
-    def _source_window(self, x: int, y: int, width: int, height: int) -> Window:
+    def _piecewise(self, small: Grid, resampling: Resampling) -> Pixels:
+        """An overview in squares, those that cannot be read left out."""
+        pixels = np.zeros((small.height, small.width, 3), np.uint8)
+        side = max(1, max(small[:2]) // PIECES)
+        across, down = self.grid.width / small.width, self.grid.height / small.height
+        for y, x in itertools.product(range(0, small.height, side), range(0, small.width, side)):
+            width, height = min(side, small.width - x), min(side, small.height - y)
+            window = self._source_window(x * across, y * down, width * across, height * down)
+            with contextlib.suppress(DataError):
+                pixels[y : y + height, x : x + width] = self._read(window, (height, width), resampling)[0]
+        return pixels
+
+    def _source_window(self, x: float, y: float, width: float, height: float) -> Window:
         (sx, sy), (left, top) = self._scale, self._crop[:2]
         return Window(left + x * sx, top + y * sy, width * sx, height * sy)
 
@@ -207,7 +224,7 @@ class Raster:
             valid &= (values != self.nodata).any(0)
         return valid
 
-    @contextmanager
+    @contextlib.contextmanager
     def _reading(self) -> Iterator[DatasetReader]:
         """This thread's handle; what goes wrong meanwhile is the raster's fault."""
         key = os.getpid(), threading.get_ident()
@@ -269,7 +286,7 @@ class Raster:
     def _cropped(self, own: Grid, area: Area | None) -> tuple[Box, BaseGeometry | None]:
         """The window of the file that an area needs, and its outline in the file's CRS."""
         if area is None:
-            if "<GDAL_WMS>" in self._opened or self.source.startswith("WMTS:"):
+            if "<GDAL_WMS>" in self._opened or self.source.startswith(("WMTS:", "WMS:")):
                 raise ConfigError(
                     f"{self.source} is the whole world; give area=[WEST,SOUTH,EAST,NORTH] or a vector file"
                 )
@@ -385,8 +402,7 @@ def is_raster(path: str | Path) -> bool:
     Raises:
         DataError: it has a raster's name and cannot be read as one.
     """
-    text = str(path)
-    if "://" in text or text.startswith(("WMTS:", "/vsi", "<")):
+    if is_address(path):
         return True
     if Path(path).suffix.lower() not in SUFFIXES:
         return False
@@ -394,7 +410,7 @@ def is_raster(path: str | Path) -> bool:
         with rasterio.open(path) as dataset:
             placed = dataset.crs is not None or not dataset.transform.is_identity or bool(dataset.gcps[0])
             plain = set(dataset.dtypes) == {"uint8"} and dataset.count in (1, 3, 4) and dataset.driver == "GTiff"
-            return placed or not plain or dataset.width * dataset.height > 2**28
+            return placed or not plain or dataset.width * dataset.height > PHOTOGRAPH
     except RasterioError as error:
         if not Path(path).exists():
             raise DataError(f"{path}: no such image") from error
@@ -423,6 +439,13 @@ def _address(source: str, zoom: int) -> str:
 
 def _unreadable(source: str, error: RasterioError) -> DataError:
     return DataError(f"{source}: cannot be read as a raster ({_reason(error)}); replace the file")
+
+
+def _date(dataset: DatasetReader) -> str:
+    """The day in the tags that TIFF and GDAL have for it."""
+    said = dataset.tags(ns="IMAGERY").get("ACQUISITIONDATETIME") or dataset.tags().get("TIFFTAG_DATETIME", "")
+    day = re.match(r"(\d{4})[-:/](\d\d)[-:/](\d\d)", said)
+    return "-".join(day.groups()) if day else ""
 
 
 def _palette(dataset: DatasetReader) -> Pixels | None:

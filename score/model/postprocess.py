@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 import torch
 from detectron2.structures import Boxes, Instances
+from numpy.typing import NDArray
 from torch import Tensor
 
 from score.masks import RLE, box, encode, paste
@@ -55,7 +56,7 @@ def binarise(
 def encode_windows(
     mask_logits: Tensor, padded: tuple[int, int], image: tuple[int, int], output: tuple[int, int]
 ) -> tuple[list[RLE], Tensor]:
-    """As :func:`binarise`, but each mask is made and encoded in the window where it can be, not in the whole image.
+    """As :func:`binarise`, but each mask is made where it can be, and encoded in the smallest window that holds it.
 
     A bilinear map is a product of two matrices, and a pixel of it is positive only where a cell that it is mixed from
     is. Most objects are small, so this takes a small part of the time.
@@ -70,12 +71,20 @@ def encode_windows(
     found, confidence = list[RLE](), []
     for logits, (x0, y0, x1, y1) in zip(maps.numpy(), boxes, strict=True):
         (ys, cells_y), (xs, cells_x) = rows.touched(y0, y1), columns.touched(x0, x1)
-        values = rows.matrix[ys, cells_y] @ logits[cells_y, cells_x] @ columns.matrix[xs, cells_x].T
+        # transposed, for run lengths go down the columns
+        values = columns.matrix[xs, cells_x] @ logits[cells_y, cells_x].T @ rows.matrix[ys, cells_y].T  # [x, y]
         inside = values > 0
-        chances = 1 / (1 + np.exp(-values[inside]))
-        confidence.append(float(chances.sum()) / (chances.size + 1e-6))
-        found += encode(inside[None], (xs.start, ys.start))
+        chances = values[inside]
+        confidence.append(float((1 / (1 + np.exp(-chances))).sum()) / (chances.size + 1e-6))
+        left, right, top, bottom = (end for axis in (1, 0) for end in _ends(inside.any(axis)))
+        found += encode(inside[left:right, top:bottom].T[None], (xs.start + left, ys.start + top))
     return found, torch.tensor(confidence, device=mask_logits.device)
+
+
+def _ends(hit: NDArray[np.bool_]) -> tuple[int, int]:
+    """The first place that is true and the one after the last; 0, 0 if none is."""
+    places = np.flatnonzero(hit)
+    return (int(places[0]), int(places[-1]) + 1) if len(places) else (0, 0)
 
 
 class _Axis:

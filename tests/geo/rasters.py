@@ -18,7 +18,8 @@ def write(
 ) -> Path:
     """Write ``[H, W, C]`` as a GeoTIFF."""
     colours = profile.pop("colours", None)
-    profile = {"driver": "GTiff", "tiled": True, "blockxsize": 32, "blockysize": 32, **profile}
+    blocks = {"tiled": True, "blockxsize": 32, "blockysize": 32} if profile.get("driver", "GTiff") == "GTiff" else {}
+    profile = {"driver": "GTiff", **blocks, **profile}
     height, width, count = pixels.shape
     kind: dict[str, Any] = {"dtype": pixels.dtype, "count": count, "height": height, "width": width}
     placed = {} if transform is None else {"transform": transform, "crs": crs}

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import pickle
-import threading
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import geopandas
@@ -22,6 +19,7 @@ from rasterio.enums import ColorInterp
 from score.errors import ConfigError, DataError
 from score.geo.raster import Raster, is_raster
 from tests.geo.rasters import UTM, picture, write
+from tests.geo.server import Server
 
 
 def whole(raster: Raster) -> tuple[np.ndarray, np.ndarray]:
@@ -206,41 +204,6 @@ def test_without_a_crs_coordinates_are_pixels(tmp_path: Path) -> None:
     assert Raster(tmp_path / "bare.tif", area=[10, 20, 40, 60]).grid[:2] == (30, 40)
     with pytest.raises(ConfigError, match="gsd_m=1: .* has no CRS"):
         Raster(tmp_path / "bare.tif", gsd_m=1)
-
-
-class Server:
-    """Files of a folder over HTTP, with ranges, on this machine."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __enter__(self) -> str:
-        class Handler(SimpleHTTPRequestHandler):
-            def log_message(self, *args: object) -> None:
-                pass
-
-            def do_GET(self) -> None:
-                file = Path(self.translate_path(self.path))
-                ranges = self.headers.get("Range")
-                if not ranges or not file.is_file():
-                    return super().do_GET()
-                first, _, last = ranges.removeprefix("bytes=").partition("-")
-                data = file.read_bytes()
-                part = data[int(first) : int(last or len(data)) + 1]
-                self.send_response(206)
-                self.send_header("Content-Range", f"bytes {first}-{int(first) + len(part) - 1}/{len(data)}")
-                self.send_header("Content-Length", str(len(part)))
-                self.end_headers()
-                self.wfile.write(part)
-                return None
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(self.folder)))
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        return f"http://127.0.0.1:{self.server.server_port}"
-
-    def __exit__(self, *error: object) -> None:
-        self.server.shutdown()
-        self.server.server_close()
 
 
 def test_a_cloud_optimised_geotiff_over_http(tmp_path: Path) -> None:
