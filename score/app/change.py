@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from score.app.dates import Date
     from score.geo.change import Changes
 
-FORMATS = ("gpkg", "parquet", "fgb", "geojson")
+FORMATS = ("gpkg", "parquet", "fgb", "geojson", "shp")
 PICTURE = 2400  # pixels of all dates' longer sides together
 EMPTY = 44  # grey of ground without an image
 PANELS = 4  # dates of a series that a picture shows
@@ -201,31 +201,17 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[Any]], total: bool = Fa
 def _write(done: Changes, dates: Sequence[Date], ground: BaseGeometry | None, targets: Sequence[Path]) -> None:
     """The vectors, and the picture where one is asked for."""
     from score.files import write_whole
+    from score.geo.change_picture import COLOURS
+    from score.geo.styles import qml
+    from score.geo.vectors import write
 
     vectors, *pictures = targets
     drawing = _draw(done, dates, ground) if pictures else None
-    write_vectors(done.table, vectors)
+    style = qml(list(COLOURS), "status", list(COLOURS.values()))
+    write(done.table, vectors, layer=vectors.stem, style=style)
     if drawing is not None:
         kind = "JPEG" if pictures[0].suffix == ".jpg" else "PNG"
         write_whole(pictures[0], lambda partial: drawing.save(partial, format=kind, quality=92))
-
-
-def write_vectors(table: GeoDataFrame, path: Path) -> None:
-    """Write a table whole or not at all."""
-    from score.files import write_whole
-
-    drivers = {".gpkg": "GPKG", ".fgb": "FlatGeobuf", ".geojson": "GeoJSON"}
-
-    def write(partial: Path) -> None:
-        partial.unlink()
-        if path.suffix == ".parquet":
-            table.to_parquet(partial)
-        else:
-            own = {"RFC7946": "YES"} if path.suffix == ".geojson" and table.crs is not None else {}
-            frame = table.to_crs(4326) if own else table
-            frame.to_file(partial, driver=drivers[path.suffix], layer=path.stem, **own)
-
-    write_whole(path, write)
 
 
 def _draw(done: Changes, dates: Sequence[Date], ground: BaseGeometry | None) -> Image:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import geopandas as gpd
 import numpy as np
+import pyogrio
 import shapely
 from affine import Affine
 from numpy.typing import NDArray
@@ -104,9 +105,12 @@ def read_objects(path: str) -> gpd.GeoDataFrame:
     """
     if not Path(path).exists():
         raise DataError(f"{path}: no such file")
-    read = gpd.read_parquet if Path(path).suffix.lower() == ".parquet" else gpd.read_file
     try:
-        frame = read(path)
+        if Path(path).suffix.lower() == ".parquet":
+            frame = gpd.read_parquet(path)
+        else:
+            layers = [name for name, kind in pyogrio.list_layers(path) if kind is not None]  # others hold styles
+            frame = gpd.read_file(path, layer=layers[0] if layers else None)
     except Exception as error:  # pyogrio and pyarrow have no common one
         reason = " ".join(str(error).split())
         raise DataError(f"{path}: cannot be read as a vector file ({reason}); replace it") from error

@@ -77,11 +77,10 @@ def _panel(panel: Panel, grid: Grid) -> Image.Image:
     paint = ImageDraw.Draw(layer)
     width = max(2, round(min(ground.size) / 300))
     for status in reversed(COLOURS):
+        shapes = [shape for shape, own in zip(panel.shapes, panel.statuses, strict=True) if own == status]
         rings = [
             [tuple(point) for point in grid.pixels(shapely.get_coordinates(ring)).tolist()]
-            for shape, own in zip(panel.shapes, panel.statuses, strict=True)
-            if own == status
-            for ring in shapely.get_rings(shape)
+            for ring in shapely.get_rings(shapely.get_parts(shapes))
         ]
         for ring in rings if status != SAME else ():
             paint.polygon(ring, fill=(*COLOURS[status], TINT))

@@ -121,6 +121,7 @@ def write(
     layer: str = "objects",
     words: Sequence[str] | None = None,
     grid: Grid | None = None,
+    style: str | None = None,
 ) -> None:
     """Write a table of objects in the format of the path's suffix, whole or not at all; a file there is replaced.
 
@@ -140,6 +141,7 @@ def write(
         layer: what the objects are called inside a file that holds several tables.
         words: the classes, in the order that gives them their colours and COCO ids; None for the table's, sorted.
         grid: the raster's; COCO JSON needs it.
+        style: of :func:`score.geo.styles.qml`; None for a colour a class.
 
     Raises:
         ConfigError: no such format, or COCO JSON without a grid.
@@ -153,7 +155,8 @@ def write(
             raise ConfigError(f"{path}: COCO JSON counts pixels, so it needs the raster's grid; choose {SUFFIXES}")
         write_text(path, json.dumps(formats.coco(table, grid, words), ensure_ascii=False) + "\n")
         return
-    style = qml(words) if "class" in table.columns else ""
+    if style is None:
+        style = qml(words) if "class" in table.columns else ""
 
     def together(partial: Path) -> None:
         """Write all files in a folder of their own, for GDAL minds the names; the main one is moved last."""

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
+import pyogrio
 import pytest
 from PIL import Image
 
+from score.geo import vectors
 from tests.geo import dates
 from tests.geo.test_change import MOVED, inside, objects
 from tests.tools.command_line import Call, files
@@ -20,8 +23,8 @@ from tests.tools.command_line import Call, files
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Objects of three dates, the second unchanged, the last one in degrees; what they have in common."""
     folder, pair = tmp_path_factory.mktemp("dates"), dates.ten_changes()
-    dates.frame(pair.before).to_file(folder / "2019.gpkg")
-    dates.frame(pair.before, (-3, 0)).to_file(folder / "2021.gpkg")
+    vectors.write(dates.frame(pair.before), folder / "2019.gpkg")  # with a table of styles, as score predict writes it
+    vectors.write(dates.frame(pair.before, (-3, 0)), folder / "2021.parquet")
     dates.frame(pair.after, MOVED).to_crs("EPSG:4326").to_file(folder / "2023.gpkg")
     gpd.GeoDataFrame(geometry=[inside()], crs=dates.CRS).to_file(folder / "area.gpkg")
     return folder
@@ -38,6 +41,7 @@ def place(prepared: Path, tmp_path: Path) -> Path:
 PAIR = ("before=2019.gpkg", "after=2023.gpkg", "output=out")
 
 
+@pytest.mark.filterwarnings("error:More than one layer")
 def test_files_of_objects_are_aligned_and_compared(place: Path, call: Call) -> None:
     done = call("change", *PAIR, "area=area.gpkg")
     assert (done.code, done.err) == (0, "")
@@ -46,9 +50,11 @@ def test_files_of_objects_are_aligned_and_compared(place: Path, call: Call) -> N
     assert lines[0].startswith("2023: lies 1.") and lines[1].split() == ["class", *dates.ten_changes().truth]
     assert lines[4].split() == ["in", "all", *map(str, dates.ten_changes().truth.values())]
     assert lines[5] == "12 outlines that the edge of the common ground cuts were not judged"
-    table = gpd.read_file(place / "out" / "changes.gpkg")
+    table = gpd.read_file(place / "out" / "changes.gpkg", layer="changes")
     assert table.crs == dates.CRS and dict(Counter(table["status"])) == dates.ten_changes().truth
     assert table["moved_m"].max() < 0.2
+    style = (place / "out" / "changes.qml").read_text()
+    assert 'attr="status"' in style and style.count("<category ") == 5
     picture = np.asarray(Image.open(place / "out" / "changes.jpg")).astype(int)
     right, left = picture[:, picture.shape[1] // 2 :], picture[:, : picture.shape[1] // 2]
     for half, there, not_there in ((left, (230, 80, 30), (0, 190, 140)), (right, (0, 190, 140), (230, 80, 30))):
@@ -61,11 +67,11 @@ def test_coordinates_alone_are_trusted_when_asked(place: Path, call: Call) -> No
     assert done.code == 0 and "lies" not in done.out and "building" not in done.out
     table = gpd.read_file(place / "out" / "changes.geojson")
     assert table["moved_m"].median() == pytest.approx(1.5, abs=0.1)
-    assert table.crs == "EPSG:4326" and files(place / "out") == ["changes.geojson"]
+    assert table.crs == "EPSG:4326" and files(place / "out") == ["changes.geojson", "changes.qml"]
 
 
 def test_a_series_gives_tracks(place: Path, call: Call) -> None:
-    series = "images=[2019.gpkg,2021.gpkg,2023.gpkg]"
+    series = "images=[2019.gpkg,2021.parquet,2023.gpkg]"
     done = call("change", series, "dates=[2019-05-01,2021-05-03,2023-06-01]", "area=area.gpkg", "output=out")
     assert done.code == 0, done.err
     lines = done.out.splitlines()
@@ -73,7 +79,7 @@ def test_a_series_gives_tracks(place: Path, call: Call) -> None:
     assert lines[3].split() == ["2019-05-01", "45", "0", "0", "0", "0", "45"]
     assert lines[5].split() == ["2023-06-01", "45", "3", "3", "2", "2", "38"]
     assert lines[6] == "tracks: 24 building, 24 ship"
-    table = gpd.read_file(place / "out" / "tracks.gpkg")
+    table = gpd.read_file(place / "out" / "tracks.gpkg", layer="tracks")
     assert table["track"].nunique() == 48 and set(table["seen"]) == {1, 2, 3}
     with Image.open(place / "out" / "tracks.jpg") as picture:
         assert picture.width > 2 * picture.height
@@ -91,29 +97,34 @@ def damaged(place: Path) -> None:
     (place / "2023.gpkg").write_bytes(b"no vectors")
 
 
+def table_only(place: Path) -> None:
+    (place / "2023.gpkg").unlink()
+    pyogrio.write_dataframe(pd.DataFrame({"class": ["ship"]}), place / "2023.gpkg")
+
+
 def far_away(place: Path) -> None:
     frame = objects(("ship", 90000, 0, 10, 10))
     frame.to_file(place / "2023.gpkg")
 
 
 def unlike(place: Path) -> None:
-    frame = gpd.read_file(place / "2019.gpkg")
+    frame = gpd.read_file(place / "2019.gpkg", layer="objects")
     frame.geometry = frame.geometry.scale(-1, -1, origin=(400160, 4999880))
     frame.to_file(place / "2023.gpkg")
 
 
 def no_crs(place: Path) -> None:
-    frame = gpd.read_file(place / "2019.gpkg").set_crs(None, allow_override=True)
+    frame = gpd.read_file(place / "2019.gpkg", layer="objects").set_crs(None, allow_override=True)
     (place / "2023.gpkg").unlink()
     frame.to_file(place / "2023.gpkg")
 
 
 def no_class(place: Path) -> None:
-    gpd.read_file(place / "2019.gpkg").drop(columns="class").to_file(place / "2023.gpkg")
+    gpd.read_file(place / "2019.gpkg", layer="objects").drop(columns="class").to_file(place / "2023.gpkg")
 
 
 def points(place: Path) -> None:
-    frame = gpd.read_file(place / "2019.gpkg")
+    frame = gpd.read_file(place / "2019.gpkg", layer="objects")
     frame.geometry = frame.geometry.centroid
     frame.to_file(place / "2023.gpkg")
 
@@ -129,6 +140,7 @@ CASES = {
     "a series of one": (nothing, ("images=[2019.gpkg]", "output=out"), ["name two dates"]),
     "a missing file": (nothing, (*PAIR, "after=gone.gpkg"), ["gone.gpkg: no such file"]),
     "a missing raster": (nothing, (*PAIR, "after=gone.tif"), ["gone.tif: no such raster"]),
+    "a file without shapes": (table_only, PAIR, ["2023.gpkg: has no geometries with a column 'class'"]),
     "a damaged file": (damaged, PAIR, ["2023.gpkg: cannot be read as a vector file"]),
     "no class": (no_class, PAIR, ["2023.gpkg", "a column 'class'"]),
     "points": (points, (*PAIR, "align=crs"), ["no polygons"]),
