@@ -54,7 +54,6 @@ RULES: list[
     (r"score (evaluate|benchmark|sweep) ", "run", ("limit=2", *RUNTIME)),
     (r"score predict model=fcclip_coco", "compose", ()),  # tests/weights/test_known.py
     (r"score predict ", "run", RUNTIME[1:]),
-    (r"score change .*\.tif ", "compose", ()),
     (r"score change ", "run", RUNTIME[1:]),
     (r"score calibrate ", "run", ("limit=2", *RUNTIME[1:])),
     (r"score report ", "run", ()),

@@ -141,8 +141,8 @@ def align(dates: Sequence[Date], max_shift: float) -> list[str]:
         date.shift = found.ground(grid)
         metres = math.hypot(*(length * size for length, size in zip(found[:2], grid.gsd, strict=True)))
         size = f"{metres:.2f} m" if grid.crs else f"{metres:.2f} pixels"
-        pixels = f", {found.x:+.2f} and {found.y:+.2f} pixels" if date.raster is not None else ""
-        told.append(f"{date.title}: lies {size} off{pixels}; peak ratio {found.ratio:.1f}")
+        pixels = f" ({found.x:+.2f} and {found.y:+.2f} pixels)" if date.raster is not None else ""
+        told.append(f"{date.title}: lies {size}{pixels} off; peak ratio {found.ratio:.1f}")
     return told
 
 

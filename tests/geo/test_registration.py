@@ -35,6 +35,12 @@ def test_the_shift_is_right_within_a_tenth_of_a_pixel_in_another_season(
     assert (found.x, found.y) == pytest.approx(moved, abs=0.1)
 
 
+def test_a_pattern_that_does_not_move_does_not_pull(before: NDArray[Any]) -> None:
+    """The same noise at both dates, as of a sensor, or of the blocks of a JPEG."""
+    found = shift(before, dates.image(dates.ten_changes().after, (3, -2)))
+    assert (found.x, found.y) == pytest.approx((3, -2), abs=0.1)
+
+
 def test_missing_data_of_either_date_does_not_pull(before: NDArray[Any]) -> None:
     after, inside = later((3, -2)), np.ones(before.shape[:2], bool)
     inside[:, :150] = inside[300:, 400:] = False
@@ -45,7 +51,7 @@ def test_missing_data_of_either_date_does_not_pull(before: NDArray[Any]) -> None
 
 
 def test_other_ground_is_refused(before: NDArray[Any]) -> None:
-    with pytest.raises(DataError, match="times as well as the next, 1.3 is needed; align=crs"):
+    with pytest.raises(DataError, match="times as well as the next, 2 is needed; align=crs"):
         shift(before, np.ascontiguousarray(before[::-1, ::-1]))
 
 

@@ -11,11 +11,13 @@ import numpy as np
 import pandas as pd
 import pyogrio
 import pytest
+from affine import Affine
 from PIL import Image
 
 from score.geo import vectors
 from tests.geo import dates
 from tests.geo.test_change import MOVED, inside, objects
+from tests.tiny_model import tiny_folder
 from tests.tools.command_line import Call, files
 
 
@@ -83,6 +85,39 @@ def test_a_series_gives_tracks(place: Path, call: Call) -> None:
     assert table["track"].nunique() == 48 and set(table["seen"]) == {1, 2, 3}
     with Image.open(place / "out" / "tracks.jpg") as picture:
         assert picture.width > 2 * picture.height
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_folder(tmp_path_factory.mktemp("model") / "model", ["ship", "house"], "input.test.shortest=64", seed=2)
+
+
+RASTERS = ("before=a.tif", "after=b.tif", "output=out", "runtime.threads=1", "runtime.device=cpu", "score=0.01")
+
+
+def test_the_same_pixels_three_off_on_the_ground_are_the_same_objects(place: Path, model: Path, call: Call) -> None:
+    """Nothing has changed but the coordinates; whatever the model takes for objects must be found again."""
+    pixels = dates.image(dates.things())[:192, :320]
+    off = dates.GRID._replace(transform=dates.GRID.transform @ Affine.translation(2, 1))
+    dates.write(place / "a.tif", pixels)
+    dates.write(place / "b.tif", pixels, off)
+    done = call("change", *RASTERS, f"model={model}", "vocabulary=[ship,house]", "picture=png", "tile=64")
+    assert done.code == 0, done.err
+    lines = done.out.splitlines()
+    assert lines[0].startswith("a: ") and lines[1].replace("b:", "a:") == lines[0]
+    assert lines[2].startswith("b: lies 1.1") and "(+2.00 and +1.00 pixels) off" in lines[2]
+    table = gpd.read_file(place / "out" / "changes.gpkg", layer="changes")
+    assert len(table) and set(table["status"]) == {"same"}
+    assert table["iou"].min() > 0.95 and table["moved_m"].max() < 0.25  # simplified by up to a pixel
+    with Image.open(place / "out" / "changes.png") as picture:
+        assert picture.width > 2 * picture.height
+
+
+def test_images_need_words(place: Path, call: Call) -> None:
+    for name in ("a", "b"):
+        dates.write(place / f"{name}.tif", dates.image(dates.things())[:64, :64])
+    done = call("change", *RASTERS)
+    assert done.code == 2 and done.err.startswith("error: vocabulary: not given; add what to look for")
 
 
 def test_what_is_there_is_not_replaced_unasked(place: Path, call: Call) -> None:
