@@ -24,7 +24,7 @@ from PIL import Image
 import score
 from score.data.catalog import read_spec
 from score.files import shipped
-from tests.geo import dates
+from tests.geo import dates, rasters
 from tests.tiny_data import tiny_data
 from tests.tiny_model import tiny_folder
 from tests.tools.command_line import Call, call, score_command  # noqa: F401 - fixtures
@@ -53,6 +53,7 @@ RULES: list[
     (r"score train experiment=isaid512_lite", "run", TINY),
     (r"score (evaluate|benchmark|sweep) ", "run", ("limit=2", *RUNTIME)),
     (r"score predict model=fcclip_coco", "compose", ()),  # tests/weights/test_known.py
+    (r"score predict images='https", "compose", ()),  # tests/geo/test_raster.py
     (r"score predict ", "run", RUNTIME[1:]),
     (r"score change ", "run", RUNTIME[1:]),
     (r"score calibrate ", "run", ("limit=2", *RUNTIME[1:])),
@@ -111,6 +112,7 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "photos").mkdir()
     photo.save(place / "photos" / "harbour.png")
     photo.save(place / "image.jpg")
+    rasters.write(place / "scene.tif", rasters.picture(96, 160))
     (place / "words.txt").write_text("ship\nstorage tank\n")
     (place / "weights").mkdir()
     for name in ("demo", "isaid512_lite"):

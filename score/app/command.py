@@ -62,6 +62,9 @@ def command(config: str, words: Sequence[str] = ()) -> Callable[[Callable[[DictC
                 sys.argv[place] = f"{key}={sys.argv[place]}"
             # Hydra cannot put a single set of one's own where its files have a list
             sys.argv[1:] = [re.sub(r"^data\.test=(\{.*\})$", r"data.test=[\1]", word) for word in sys.argv[1:]]
+            # nor an address, whose signs mean something to it
+            address = re.compile(r"^([\w.]+)=((?:\w+:)?\w+://[^'\"]*)$")
+            sys.argv[1:] = [address.sub(r"\1='\2'", word) for word in sys.argv[1:]]
             sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))  # anywhere
             with _one_line_errors(folder, name):
                 _check_options()

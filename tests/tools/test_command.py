@@ -108,3 +108,9 @@ def test_a_multirun_goes_through_submitit(score_command: Call, tmp_path: Path) -
     assert len(told) == 2
     for text, folder in zip(told, ("one", "two"), strict=True):
         assert f"fetch puts files in {folder}\n" in text
+
+
+def test_an_address_needs_no_quotes_of_hydra(call: Call) -> None:
+    for address in ("https://host/{z}/{x}/{y}.png?key=1&v=2", "s3://bucket/a,b.tif", "WMTS:https://host/wmts?layer=a"):
+        told = call("predict", f"images={address}", "vocabulary=ship", "output=out", "--cfg", "job")
+        assert told.code == 0 and f"images: {address}\n" in told.out, told.err
