@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 import shapely
-from affine import Affine
 from numpy.typing import NDArray
 from pyproj import CRS, Transformer
 from rasterio import features
@@ -19,20 +18,55 @@ from score.geo.grid import GEOD, Grid
 from score.geo.matching import listed
 from score.masks import RLE
 
+CANVAS = 4_000_000  # pixels in which masks are traced together, for a call costs more than a small mask
 
-def trace(rle: RLE) -> BaseGeometry:
-    """The edges of a mask's pixels as a valid polygon with holes, or a multipolygon of its parts.
 
-    Pixels that touch in a corner only are two parts. Coordinates are those of the image that the mask is a window of,
+def trace(rles: Sequence[RLE]) -> NDArray[Any]:
+    """The edges of masks' pixels as valid polygons with holes, or multipolygons of their parts, ``[N]``.
+
+    Pixels that touch in a corner only are two parts. Coordinates are those of the image that a mask is a window of,
     the corners of pixels being whole numbers; the area is the number of pixels. An empty mask has an empty outline.
     """
-    (rows, columns), bits = masks.part(rle)
-    if not bits.size:
-        return shapely.Polygon()
-    place = Affine.translation(columns.start, rows.start)
-    traced = features.shapes(bits.view(np.uint8), mask=bits, connectivity=4, transform=place)
-    parts = valid(listed(shapely.Polygon(shape["coordinates"][0], shape["coordinates"][1:]) for shape, _ in traced))
-    return parts[0] if len(parts) == 1 else shapely.multipolygons(shapely.get_parts(parts))
+    boxes = np.array([masks.box(rle) for rle in rles]).reshape(-1, 4)
+    found = listed([shapely.Polygon()] * len(rles))
+    batch, width = list[int](), 0
+    order = [index for index in np.argsort(boxes[:, 3], kind="stable").tolist() if boxes[index, 2]]
+    for index, following in zip(order, [*order[1:], None], strict=False):
+        batch.append(index)
+        width += boxes[index, 2]
+        if following is None or (width + boxes[following, 2]) * boxes[following, 3] > CANVAS:
+            found[batch] = _traced([rles[number] for number in batch])
+            batch, width = [], 0
+    return found
+
+
+def _traced(rles: Sequence[RLE]) -> NDArray[Any]:
+    """Of masks that are not empty, side by side in one picture."""
+    windows = [masks.part(rle) for rle in rles]
+    lefts = np.cumsum([0, *(bits.shape[1] for _, bits in windows)])
+    canvas = np.zeros((max(bits.shape[0] for _, bits in windows), lefts[-1]), np.int32)
+    for number, (left, (_, bits)) in enumerate(zip(lefts, windows, strict=False), start=1):
+        canvas[: bits.shape[0], left : left + bits.shape[1]][bits] = number
+    places, rings, polygons, owner = list[Any](), [0], [0], list[int]()
+    for shape, value in features.shapes(canvas, mask=canvas > 0, connectivity=4):
+        for ring in shape["coordinates"]:
+            places += ring
+            rings.append(len(places))
+        polygons.append(len(rings) - 1)
+        owner.append(int(value) - 1)
+    shift = np.array(
+        [(columns.start - left, rows.start) for left, ((rows, columns), _) in zip(lefts, windows, strict=False)]
+    )
+    lengths = np.diff(np.array(rings)[polygons])
+    xy = np.array(places) + np.repeat(shift[owner], lengths, axis=0)
+    whole = valid(shapely.from_ragged_array(shapely.GeometryType.POLYGON, xy, (np.array(rings), np.array(polygons))))
+    parts, source = shapely.get_parts(whole, return_index=True)
+    owners = np.array(owner)[source]
+    order = np.argsort(owners, kind="stable")
+    found = shapely.multipolygons(parts[order], indices=owners[order])
+    single = shapely.get_num_geometries(found) == 1
+    found[single] = shapely.get_geometry(found[single], 0)
+    return found
 
 
 def valid(shapes: NDArray[Any]) -> NDArray[Any]:

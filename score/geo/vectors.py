@@ -26,7 +26,6 @@ from score.errors import ConfigError
 from score.files import write_text, write_whole
 from score.geo import formats
 from score.geo.grid import Grid
-from score.geo.matching import listed
 from score.geo.outlines import Scale, laid, rectangles, simplified, trace
 from score.geo.styles import qml
 from score.result import Found
@@ -80,7 +79,7 @@ def frame(
         multipolygons. Metres are true ones, whatever the CRS: see `score.geo.outlines.Scale`. Without a CRS there
         are none: then the columns are ``area_px``, ``length_px`` and ``width_px``, and the settings above count pixels.
     """
-    shapes = listed(trace(item.rle) for item in found)
+    shapes = trace([item.rle for item in found])
     keep = ~shapely.is_empty(shapes)
     places = np.nan_to_num(shapely.get_coordinates(shapely.centroid(shapes[keep])))
     scale = Scale.at(grid, places)

@@ -36,25 +36,27 @@ def exact(items: list[Found], grid: Grid = UTM, **rest) -> gpd.GeoDataFrame:
     return frame(items, grid, **LOOK, tolerance_m=0, **rest)
 
 
-def test_the_outline_of_any_mask_is_valid_and_has_its_area() -> None:
+def test_the_outline_of_any_mask_is_valid_and_has_its_area(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
-    for _ in range(200):
-        bits = rng.random(rng.integers(1, 14, 2)) < rng.uniform(0.1, 0.9)
-        shape = trace(found(bits, 40, 30).rle)
-        assert shape.is_valid
-        assert shape.area == bits.sum()
-        inside = shapely.contains_xy(shape, *(np.mgrid[: bits.shape[1], : bits.shape[0]] + 0.5 + [[[40]], [[30]]]))
-        assert (bits == inside.T).all()
+    bits = [rng.random(rng.integers(1, 14, 2)) < rng.uniform(0, 0.9) for _ in range(300)]
+    rles = [found(mask, 40 + 3 * index, 30).rle for index, mask in enumerate(bits)]
+    for canvas in (4_000_000, 900):  # all at once, and a few
+        monkeypatch.setattr("score.geo.outlines.CANVAS", canvas)
+        for index, (mask, shape) in enumerate(zip(bits, trace(rles), strict=True)):
+            assert shape.is_valid
+            assert shape.area == mask.sum()
+            y, x = np.mgrid[: mask.shape[0], : mask.shape[1]] + 0.5
+            assert (shapely.contains_xy(shape, x + 40 + 3 * index, y + 30) == mask).all()
 
 
 def test_parts_and_holes_of_an_outline() -> None:
-    assert trace(box(3, 2, 5, 6).rle).equals(shapely.box(5, 6, 8, 8))
-    assert trace(found(np.eye(3)).rle).geom_type == "MultiPolygon"  # they touch in corners only
+    assert trace([box(3, 2, 5, 6).rle])[0].equals(shapely.box(5, 6, 8, 8))
+    assert trace([found(np.eye(3)).rle])[0].geom_type == "MultiPolygon"  # they touch in corners only
     hole = np.ones((5, 5))
     hole[2, 2] = 0
-    shape = trace(found(hole).rle)
+    shape = trace([found(hole).rle])[0]
     assert shape.geom_type == "Polygon" and len(shape.interiors) == 1
-    assert trace(found(np.zeros((4, 4))).rle).is_empty
+    assert trace([found(np.zeros((4, 4))).rle])[0].is_empty
 
 
 def wgs84(latitude: float, metres: float) -> Grid:
@@ -304,7 +306,7 @@ def test_coco_polygons_give_back_the_masks(tmp_path: Path) -> None:
 def test_holes_are_cut_away_without_loss() -> None:
     rng = np.random.default_rng(2)
     for _ in range(30):
-        shape = trace(found(rng.random((20, 20)) < 0.8).rle)
+        shape = trace([found(rng.random((20, 20)) < 0.8).rle])[0]
         pieces = [piece for part in shapely.get_parts(shape) for piece in without_holes(part)]
         assert not any(piece.interiors for piece in pieces)
         assert sum(piece.area for piece in pieces) == pytest.approx(shape.area)
