@@ -26,7 +26,7 @@ from score.geo.grid import Grid
 from score.geo.vectors import classes
 
 STATIC = Path(__file__).parent / "static"
-LIMIT = 100_000  # objects on a page; a browser needs about a kilobyte for each
+LIMIT = 20_000  # objects on a page: with 100,000 a browser that draws without a graphics card takes minutes
 RADIUS = 6378137.0  # metres, of Web Mercator's sphere
 POLAR = 84.0  # degrees; nearer to a pole Web Mercator ends
 SHARED = ("source", "model", "date")  # attributes that are told once where all objects agree
@@ -98,7 +98,7 @@ def html_map(
     The map has a legend with a checkbox and count for each class, a slider for the least score, and each object's
     attributes at a click. Raster and outlines are laid onto it together, so they fit each other to the pixel; where on
     Earth they lie, a large raster shows to its middle only. Without a CRS, or near a pole, the place is a made-up one.
-    Of more than 100,000 objects the page has the best, and says so.
+    Of more than 20,000 objects the page has the best, and says so.
 
     Args:
         pixels: ``[H, W, 3]`` RGB, the whole raster, 2048 a side at most for all graphics cards.
