@@ -275,7 +275,7 @@ class Raster:
         if gsd_m is None:
             if abs(across / along - 1) <= SQUARE:
                 return part
-            gsd_m = min(across, along)
+            gsd_m = math.sqrt(across * along)  # as many pixels as there were, so objects keep their size in them
         elif part.crs is None:
             raise ConfigError(f"gsd_m={gsd_m}: {self.source} has no CRS, so its pixels have no size in metres")
         if gsd_m * FINER < min(across, along):
