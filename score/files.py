@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import portalocker
 from platformdirs import user_cache_path
@@ -50,6 +51,20 @@ def is_address(source: str | Path) -> bool:
     """Whether it is no file of this machine, but something that GDAL finds."""
     text = str(source)
     return "://" in text or text.startswith(("WMTS:", "WMS:", "/vsi", "<"))
+
+
+def is_catalogue(source: object) -> bool:
+    """Whether it lists rasters and is none itself: a ``.parquet`` or ``.json`` file, or a STAC API's address."""
+    text = str(source)
+    if text.startswith(("http://", "https://")):
+        suffix = os.path.splitext(urlsplit(text).path.rpartition("/")[2])[1]
+        return "{" not in text and not suffix.strip(".0123456789")  # .../v1.0 is no suffix
+    return isinstance(source, str | Path) and text.lower().endswith((".parquet", ".json", ".geojson"))
+
+
+def is_database(output: object) -> bool:
+    """Whether an output is the address of a database."""
+    return str(output).startswith(("postgresql://", "postgres://"))
 
 
 def cache_folder(setting: str | Path | None) -> Path | None:
@@ -91,6 +106,29 @@ def write_text(path: Path, text: str) -> None:
         OutputError: no space, or no right to write.
     """
     write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a file that is appended to, a line each; a last line that was cut off is cut away.
+
+    Raises:
+        OutputError: a line is damaged.
+    """
+    if not path.exists():
+        return
+    end = 0
+    with path.open("rb") as file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                break
+            end += len(line)
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise OutputError(
+                    f"{path} is damaged ({error}); set overwrite=true, or choose another output"
+                ) from error
+    os.truncate(path, end)
 
 
 def save_json(path: str | Path, obj: Any, indent: int | None = 1) -> None:

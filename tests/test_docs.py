@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -54,6 +55,7 @@ RULES: list[
     (r"score (evaluate|benchmark|sweep) ", "run", ("limit=2", *RUNTIME)),
     (r"score predict model=fcclip_coco", "compose", ()),  # tests/weights/test_known.py
     (r"score predict images='https", "compose", ()),  # tests/geo/test_raster.py
+    (r"score predict .*(engine=dask|postgresql:)", "compose", ()),  # tests/geo/test_scenes.py, test_postgis.py
     (r"score predict ", "run", RUNTIME[1:]),
     (r"score change ", "run", RUNTIME[1:]),
     (r"score calibrate ", "run", ("limit=2", *RUNTIME[1:])),
@@ -123,6 +125,7 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
     figures = {key: {"AP": 1.0, "AP50": 2.0} for key in ("all", "seen", "unseen", "harmonic")}
     (run / "evaluation" / "nwpu_val.json").write_text(json.dumps(figures))
     pair = dates.ten_changes()
+    pandas.DataFrame({"path": ["2019.tif"]}).to_parquet(place / "catalogue.parquet")
     for year, things, shift in ((2019, pair.before, (0, 0)), (2021, pair.before, (-3, 0)), (2023, pair.after, (2, 1))):
         dates.frame(things, shift).to_file(place / f"{year}.gpkg")
         dates.write(place / f"{year}.tif", dates.image(things, shift)[:240, :320])

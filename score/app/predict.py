@@ -1,13 +1,13 @@
 """Find objects: ``score predict images=[a.jpg,scene.tif] "vocabulary=[ship,'storage tank']" output=DIR``.
 
 Of photographs it writes pictures and one COCO JSON, of rasters vectors on the ground, a picture and a map, as it goes,
-and prints what was found in each; the same command again does what is left. Exit code 1 says that some of the images
-could not be read, and which.
+and prints what was found in each; of a catalogue of scenes it makes one table, in GeoParquet files or in PostGIS, here
+or on a dask cluster. The same command again does what is left. Exit code 1 says that some of the images could not
+be read, and which.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import sys
 from collections import Counter
@@ -30,21 +30,21 @@ def main(config: DictConfig) -> None:
     from score.app.words import read_words
     from score.engine import checks
     from score.model.score import Calibration
-    from score.segmenter import Segmenter
-    from score.weights import folder, known
 
     checks.check_numbers(config, top_k=checks.MAYBE_COUNT)
     runtime.log_to_stdout()
     settings = plain(config)
     prediction.check_picture(settings["picture"])
     words = read_words(settings["vocabulary"])
+    if prediction.of_scenes(settings):
+        from score.app import scenes  # dask and GDAL, not needed for photographs
+
+        return scenes.main(settings, words)
     photographs, rasters = prediction.sort_out(prediction.find_images(settings["images"]))
     output = Path(settings["output"])
     prediction.check_output(output, photographs)
-    device = runtime.select_device(config.runtime.device, config.runtime.threads)
-    model, _ = folder.load(known.find(settings["model"]), device, config.overrides)
-    given = {key: float(value) for key, value in config.ensemble.items() if value is not None}
-    segmenter = Segmenter(model, ensemble=dataclasses.replace(model.ensemble, **given), **settings["resize"])
+    segmenter = prediction.load_segmenter(settings)
+    model = segmenter.model
     settings["weights"] = model.weights
 
     def report(path: Path, found: Result | DataError) -> None:
@@ -77,3 +77,4 @@ def main(config: DictConfig) -> None:
             print(f"{what} could not be read:", *lost, sep="\n", file=sys.stderr)
     if failed or damaged:
         sys.exit(1)
+    return None

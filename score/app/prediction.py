@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import glob
 import json
 import os
@@ -15,12 +16,14 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 import score
+from score import runtime
 from score.data.coco_json import categories
 from score.data.images import RASTERS, SUFFIXES
 from score.errors import ConfigError, DataError, OutputError
-from score.files import check_writable, is_address, locked, write_whole
+from score.files import check_writable, is_address, is_catalogue, is_database, json_lines, locked, write_whole
 from score.result import Result
 from score.segmenter import Segmenter
+from score.weights import folder, known
 
 PICTURES, JSON, LINES = "pictures", "predictions.json", "predictions.jsonl"
 KINDS = (*SUFFIXES, *RASTERS)
@@ -87,6 +90,24 @@ def sort_out(images: Sequence[Path | str]) -> tuple[list[Path], list[Path | str]
     return [Path(each) for each in images if each not in rasters], [each for each in images if each in rasters]
 
 
+def of_scenes(settings: Mapping[str, Any]) -> bool:
+    """Whether settings of ``score predict`` ask for one table of many scenes: by a catalogue, an engine, a database."""
+    return is_catalogue(settings["images"]) or settings["engine"]["kind"] != "local" or is_database(settings["output"])
+
+
+def load_segmenter(settings: Mapping[str, Any]) -> Segmenter:
+    """The model that settings of ``score predict`` name, on its device.
+
+    Raises:
+        ConfigError: there is no such device, or a change to the model makes no sense.
+        WeightsError: the model is missing or damaged.
+    """
+    device = runtime.select_device(settings["runtime"]["device"], settings["runtime"]["threads"])
+    model, _ = folder.load(known.find(settings["model"]), device, settings["overrides"])
+    given = {key: float(value) for key, value in settings["ensemble"].items() if value is not None}
+    return Segmenter(model, ensemble=dataclasses.replace(model.ensemble, **given), **settings["resize"])
+
+
 def check_picture(picture: str | None) -> None:
     """Refuse a format that pictures are not written in.
 
@@ -127,7 +148,7 @@ class Journal:
         self.folder, self.path, self.settings = folder, folder / LINES, json.loads(json.dumps(settings))
         self.done: dict[str, str | None] = {}  # file names, and the pictures made of them
         self.counts: Counter[int] = Counter()  # objects by category
-        lines, known, done = self._read(), self.settings, dict[str, str | None]()
+        lines, known, done = json_lines(self.path), self.settings, dict[str, str | None]()
         with contextlib.suppress(*[OutputError] * overwrite):  # one that is damaged can be overwritten
             known = next(lines, self.settings)
             for item in lines:
@@ -147,24 +168,6 @@ class Journal:
                 "or choose another output"
             )
         self.done = done
-
-    def _read(self) -> Iterator[dict[str, Any]]:
-        """All lines that are whole; what follows them is cut off."""
-        if not self.path.exists():
-            return
-        end = 0
-        with self.path.open("rb") as file:
-            for line in file:
-                if not line.endswith(b"\n"):
-                    break
-                end += len(line)
-                try:
-                    yield json.loads(line)
-                except ValueError as error:
-                    raise OutputError(
-                        f"{self.path} is damaged ({error}); set overwrite=true, or choose another output"
-                    ) from error
-        os.truncate(self.path, end)
 
     def add(self, image: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]]) -> None:
         """Append an image that is done."""
@@ -199,7 +202,7 @@ class Journal:
         write_whole(self.folder / JSON, write)
 
     def _images(self) -> Iterator[dict[str, Any]]:
-        lines = self._read()
+        lines = json_lines(self.path)
         next(lines)  # the settings
         return lines
 
