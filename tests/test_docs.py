@@ -168,10 +168,11 @@ def follow(words: list[str], score_command: Call) -> None:  # noqa: F811
         assert outcome.code == 0, f"{line}: {outcome.err}"
     elif do == "compose":
         name, settings = (words[1], words[2:]) if words[0] == "score" else ("train", words[3:])
-        settings = [word for word in settings if word != "-m"]
+        if "-m" in settings:
+            settings = first_of_each([word for word in settings if word != "-m"])
         if name == "weights":
             settings = [f"action={settings[0]}", f"name={settings[1]}", *settings[2:]]
-        outcome = score_command(name, *first_of_each(settings), "--cfg", "job")
+        outcome = score_command(name, *settings, "--cfg", "job")
         assert outcome.code == 0, f"{line}: {outcome.err}"
     elif do == "make":
         subprocess.run(["make", "--dry-run", "--silent", *words[1:]], cwd=ROOT, check=True, capture_output=True)

@@ -94,6 +94,7 @@ def counted(url: str, table: str = "objects") -> list[tuple[str, int]]:
         return connection.execute(f"SELECT class, count(*) FROM {table} GROUP BY class ORDER BY class").fetchall()  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_the_same_table_as_files_have(url: str, tmp_path: Path, scheduler: str) -> None:
     given = catalogue.files(sorted(make(tmp_path / "tif").iterdir()))
     (tmp_path / "pids").mkdir()

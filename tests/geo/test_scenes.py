@@ -74,6 +74,7 @@ def test_one_process_and_a_second_call(given: list[Scene], pids: Path, tmp_path:
     assert fresh.before == 0 and counted(tmp_path / "out") == [("ship", 2), ("tank", 1)]
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed(given: list[Scene], pids: Path, tmp_path: Path, scheduler: str) -> None:
     scenes.run(given, Make(pids), Folder(tmp_path / "one", SETTINGS), engine=engine.local)
     for path in pids.iterdir():
@@ -95,6 +96,7 @@ def test_a_worker_that_is_killed(given: list[Scene], pids: Path, tmp_path: Path,
     assert counted(tmp_path / "two") == [("ship", 30), ("tank", 30)]
 
 
+@pytest.mark.slow
 def test_a_scene_that_kills_its_workers_is_given_up(
     given: list[Scene], pids: Path, tmp_path: Path, scheduler: str
 ) -> None:
@@ -107,6 +109,7 @@ def test_a_scene_that_kills_its_workers_is_given_up(
     assert (healed.scenes, healed.before, healed.failed) == (1, 4, [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
 def test_stopped_it_goes_on(given: list[Scene], pids: Path, tmp_path: Path, stop: signal.Signals) -> None:
     code = f"""

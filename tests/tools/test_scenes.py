@@ -36,7 +36,7 @@ def listed(tmp_path: Path) -> Path:
     return tmp_path / "list.parquet"
 
 
-@pytest.mark.parametrize("engine", ["local", "dask"])
+@pytest.mark.parametrize("engine", ["local", pytest.param("dask", marks=pytest.mark.slow)])
 def test_a_catalogue_becomes_one_table(model: Path, listed: Path, tmp_path: Path, call: Call, engine: str) -> None:
     command = ("predict", f"model={model}", "images=list.parquet", WORDS, *ALL, f"engine={engine}")
     done = call(*command, *(["engine.workers=1"] if engine == "dask" else []))
