@@ -173,6 +173,7 @@ class RasterView:
         overlap: float = 0.5,
         min_area: int = 16,
         per_class: bool = False,
+        weak: float = 1.0,
     ) -> list[Placed]:
         """Find what words name.
 
@@ -182,6 +183,7 @@ class RasterView:
         Args:
             words: as :meth:`View.ask` takes them; so are ``score``, ``overlap``, ``min_area`` (in pixels of the
                 raster's grid) and ``per_class``.
+            weak: the share of its word's threshold from which on an object counts; 0.1 gives what lies below, too.
 
         Returns:
             Objects best first, with masks in the pixels of the raster's grid.
@@ -193,7 +195,7 @@ class RasterView:
         check_choice(score, None, overlap, min_area)
         vocabulary = self.segmenter.vocabulary(names)
         seen = vocabulary.seen[: len(names)].tolist()
-        least = self.segmenter.least(seen, score)
+        least = [weak * value for value in self.segmenter.least(seen, score)]
         parts: list[Placed] = []
         for tile in self.tiles:
             found = self._ask(tile, vocabulary, names, seen, least)

@@ -57,6 +57,7 @@ RULES: list[
     (r"score predict images='https", "compose", ()),  # tests/geo/test_raster.py
     (r"score predict .*(engine=dask|postgresql:)", "compose", ()),  # tests/geo/test_scenes.py, test_postgis.py
     (r"score predict ", "run", RUNTIME[1:]),
+    (r"score app", "compose", ()),  # tests/tools/test_app.py
     (r"score change ", "run", RUNTIME[1:]),
     (r"score calibrate ", "run", ("limit=2", *RUNTIME[1:])),
     (r"score report ", "run", ()),

@@ -60,6 +60,14 @@ def test_other_words_do_not_run_the_network(
     assert {item.name for item in view.find("palm tree", **EVERYTHING)} == {"palm tree"}
 
 
+def test_what_lies_below_the_thresholds(segmenter: score.Segmenter, tmp_path: Path) -> None:
+    view = segmenter.look_raster(write(tmp_path / "scene.tif", picture(96, 160, seed=3)))
+    words = ["ship", "palm tree"]
+    strong, weak = view.find(words), view.find(words, weak=0.1)
+    least = view.segmenter.model.calibration.seen
+    assert len(strong) < len(weak) and [item for item in weak if item.score >= least] == strong
+
+
 def test_batches_and_copies_change_nothing(segmenter: score.Segmenter, scene: Path) -> None:
     results = [segmenter.look_raster(scene, tile=64, batch=batch).find(WORDS, **EVERYTHING) for batch in (1, 4, 100)]
 

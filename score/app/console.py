@@ -11,6 +11,7 @@ COMMANDS = [
     "demo",
     "train",
     "predict",
+    "app",
     "change",
     "calibrate",
     "evaluate",

@@ -232,7 +232,7 @@ class Raster:
         try:
             with rasterio.Env(**OPTIONS, **remote):
                 if key not in self._handles:
-                    self._handles[key] = rasterio.open(self._opened, driver=self._drivers)
+                    self._handles[key] = self._open()
                 yield self._handles[key]
         except RasterioError as error:
             if not Path(self.source).exists() and "://" not in self._opened and "<" not in self._opened:
@@ -240,6 +240,14 @@ class Raster:
             raise DataError(
                 f"{self.source}: cannot be read as a raster ({_reason(error)}); replace the file"
             ) from error
+
+    def _open(self) -> DatasetReader:
+        if self._drivers is None:
+            return rasterio.open(self._opened)
+        for driver in self._drivers:
+            with contextlib.suppress(RasterioError):
+                return rasterio.open(self._opened, driver=driver)
+        raise RasterioError(f"not in a format of {', '.join(self._drivers)}")
 
     def _own(self, dataset: DatasetReader) -> Grid:
         """The file's own pixels."""

@@ -40,6 +40,12 @@ def test_8_bit_colours_come_as_they_are(scene: tuple[Path, np.ndarray]) -> None:
     assert (raster.read((5, 7, 30, 20))[0] == scene[1][7:27, 5:35]).all()
 
 
+def test_only_formats_that_are_allowed(scene: tuple[Path, np.ndarray], tmp_path: Path) -> None:
+    assert (whole(Raster(scene[0], drivers=["PNG", "GTiff"]))[0] == scene[1]).all()
+    with pytest.raises(DataError, match=r"scene.tif: cannot be read as a raster \(not in a format of JPEG, PNG\)"):
+        Raster(scene[0], drivers=["JPEG", "PNG"])
+
+
 def test_which_bands(tmp_path: Path) -> None:
     pixels = picture(bands=5)
     path = write(tmp_path / "five.tif", pixels)
