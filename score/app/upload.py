@@ -11,7 +11,6 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -231,7 +230,7 @@ class Upload:
         vocabulary = view.segmenter.vocabulary(names)
         seen = [bool(flag) for flag in vocabulary.seen[: len(names)]]
         least = view.segmenter.least(seen)
-        facts = {"source": self.name, "model": view.segmenter.model.weights, "date": date.today().isoformat()}
+        facts = {"source": self.name, "model": view.segmenter.model.weights, "date": self.raster.date}
         table = frame(found[:OBJECTS], self.raster.grid, **facts)
         own = dict(zip(names, least, strict=True))
         times = table["score"].to_numpy(float) / np.maximum([own[name] for name in table["class"]], 1e-9)

@@ -186,8 +186,11 @@ def test_what_is_no_image_is_refused_in_a_line(server: Served, client: httpx.Cli
     assert "empty file" in refused(client.post("/images", content=b""), 400)
     for kind in ("PNG", "JPEG", "TIFF"):
         whole = png(noise, kind)
-        told = client.post("/images", content=whole[: len(whole) // 3], headers={"X-Name": "half"})
-        assert refused(told, 400).startswith("half: ")
+        told = bring(client, whole[: len(whole) // 3], "half")
+        assert told["state"] == "failed" and told["error"].startswith(
+            "half: no tile can be read; tile (0, 0, 200, 200): half"
+        )
+        assert client.delete(f"/images/{told['id']}").status_code == 200
     large = client.post("/images", content=png(np.zeros((500, 500, 3), np.uint8)), headers={"X-Name": "large.png"})
     assert refused(large, 413).startswith("large.png has 500 x 500 pixels, and 0.2 million are allowed")
     assert len(list(server.folder.iterdir())) == there
