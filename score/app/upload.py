@@ -46,6 +46,7 @@ ANSWERS = 4  # kept of an image
 OVERVIEW = 2048  # pixels a side, which all graphics cards take
 BLOCK = 2**28  # bytes that are read at once at least; some files are one block
 BANDS = 1000
+ORIENTATION = 0x0112  # in EXIF; 1 is upright
 
 
 class RefusedError(ScoreError):
@@ -140,8 +141,7 @@ class Upload:
             RefusedError: it is too large.
         """
         try:
-            driver = self._check(limits)
-            if driver in ("JPEG", "PNG"):
+            if self._check(limits) == "JPEG":
                 self._turn()
             self._raster = Raster(self.file, drivers=DRIVERS)
             pixels, _ = self.raster.overview(OVERVIEW)
@@ -171,12 +171,13 @@ class Upload:
 
     def _turn(self) -> None:
         """Turn a photograph as its camera says that it was held; GDAL does not."""
-        try:
-            with Image.open(self.file) as image:
-                if image.getexif().get(0x0112, 1) != 1:
-                    ImageOps.exif_transpose(image).convert("RGB").save(self.file, "PNG", compress_level=1)
-        except Exception as error:  # Pillow has no common one
-            raise DataError(f"{self.file}: cannot be read as an image; replace the file") from error
+        with (
+            suppress(Exception),
+            Image.open(self.file) as image,
+        ):  # of a damaged one, what can be read is shown as it is
+            if image.getexif().get(ORIENTATION, 1) != 1:
+                ImageOps.exif_transpose(image).convert("RGB").save(turned := self.file.with_suffix(".png"))
+                turned.replace(self.file)
 
     def told(self, error: Exception) -> str:
         """What an error says, with the user's own name for the file, and no path."""
