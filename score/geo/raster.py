@@ -57,6 +57,7 @@ OPTIONS: dict[str, Any] = {
     "GDAL_HTTP_TIMEOUT": 60,
     "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": True,
     "VSI_CACHE": True,
+    "GDAL_PNG_WHOLE_IMAGE_OPTIM": False,  # of a damaged file, GDAL 3.10 would give the compressed bytes as pixels
 }
 
 

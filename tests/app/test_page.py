@@ -184,12 +184,11 @@ def test_what_is_no_image_is_refused_in_a_line(server: Served, client: httpx.Cli
     there = len(list(server.folder.iterdir()))
     noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
     assert "empty file" in refused(client.post("/images", content=b""), 400)
-    for kind in ("PNG", "TIFF"):  # of a JPEG, GDAL shows what there is
-        whole = png(noise, kind)
-        told = bring(client, whole[: len(whole) // 3], "half")
-        assert told["state"] == "failed"
-        assert told["error"].startswith("half: no tile can be read; tile (0, 0, 200, 200): half")
-        assert client.delete(f"/images/{told['id']}").status_code == 200
+    whole = png(noise)
+    told = bring(client, whole[: len(whole) // 3], "half")
+    assert told["state"] == "failed"
+    assert told["error"].startswith("half: no tile can be read; ") and "/" not in told["error"]
+    assert client.delete(f"/images/{told['id']}").status_code == 200
     large = client.post("/images", content=png(np.zeros((500, 500, 3), np.uint8)), headers={"X-Name": "large.png"})
     assert refused(large, 413).startswith("large.png has 500 x 500 pixels, and 0.2 million are allowed")
     assert len(list(server.folder.iterdir())) == there

@@ -46,6 +46,16 @@ def test_only_formats_that_are_allowed(scene: tuple[Path, np.ndarray], tmp_path:
         Raster(scene[0], drivers=["JPEG", "PNG"])
 
 
+def test_a_damaged_png_is_told(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "whole.png")
+    data = (tmp_path / "whole.png").read_bytes()
+    (tmp_path / "half.png").write_bytes(data[: len(data) // 3])
+    assert (whole(Raster(tmp_path / "whole.png"))[0] == noise).all()
+    with pytest.raises(DataError, match=r"half.png: cannot be read"):
+        whole(Raster(tmp_path / "half.png"))
+
+
 def test_which_bands(tmp_path: Path) -> None:
     pixels = picture(bands=5)
     path = write(tmp_path / "five.tif", pixels)
