@@ -26,6 +26,7 @@ import score
 from score.data.catalog import read_spec
 from score.files import shipped
 from tests.geo import dates, rasters
+from tests.geo.test_labels import layer as write_layer
 from tests.tiny_data import tiny_data
 from tests.tiny_model import tiny_folder
 from tests.tools.command_line import Call, call, score_command  # noqa: F401 - fixtures
@@ -49,6 +50,8 @@ RULES: list[
     tuple[str, str, tuple[str, ...]]
 ] = [  # what a command begins with, what is done, settings that make it small
     (r"score demo", "compose", ()),
+    (r"score prepare dataset=geo ", "run", ("workers=1", "tile_size_px=16")),
+    (r"score prepare ", "compose", ()),  # tests/data/prepare, tests/tools/test_prepare.py
     (r"score train( -m)? experiment=(paper_\w+|ablation)", "compose", ()),
     (r"score train experiment=isaid512_lite.* --cfg job", "run", ()),
     (r"score train experiment=isaid512_lite", "run", TINY),
@@ -116,6 +119,7 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> Path:
     photo.save(place / "photos" / "harbour.png")
     photo.save(place / "image.jpg")
     rasters.write(place / "scene.tif", rasters.picture(96, 160))
+    write_layer(place / "labels.gpkg")
     (place / "words.txt").write_text("ship\nstorage tank\n")
     (place / "weights").mkdir()
     for name in ("demo", "isaid512_lite"):

@@ -55,11 +55,12 @@ def calibrate(config: DictConfig) -> None:
 
 
 def after_training(config: DictConfig, trained: Path) -> None:
-    """Calibrate a run's model on ``calibrate``, the set that the run named, if it named one."""
+    """Calibrate a run's model on the set that ``calibrate`` names, if any; ``test`` is the first it is scored on."""
     from detectron2.utils import comm
 
-    if config.calibrate is not None and comm.is_main_process():
-        own = {"model": str(trained), "data": config.calibrate, "limit": config.evaluation.limit}
+    data = next(iter(config.data.test), None) if config.calibrate == "test" else config.calibrate
+    if data is not None and comm.is_main_process():
+        own = {"model": str(trained), "data": data, "limit": config.evaluation.limit}
         shared = {key: OmegaConf.select(config, key) for key in ("paths.datasets", "runtime.device", "runtime.threads")}
         settings = OmegaConf.merge(OmegaConf.load(CONFIGS / "commands" / "calibrate.yaml"), own)
         for key, value in shared.items():

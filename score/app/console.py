@@ -9,6 +9,7 @@ from score.app.command import suggest
 
 COMMANDS = [
     "demo",
+    "prepare",
     "train",
     "predict",
     "app",

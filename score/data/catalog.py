@@ -1,4 +1,4 @@
-"""Datasets by name: ``datasets/*.yaml`` to detectron2's catalogs, one's own COCO JSON beside them.
+"""Datasets by name: ``datasets/*.yaml``, and those of the root, to detectron2's catalogs; one's own COCO JSON beside.
 
 Every split is registered as ``NAME_SPLIT`` and read when it is first asked for. Its metadata: ``thing_classes`` (names
 as the spec spells them), ``json_file``, ``image_root``, ``label_root``, ``evaluator_type``, ``licence``,
@@ -117,7 +117,7 @@ def read_spec(path: Path) -> Spec:
 def register(
     root: Path | None = None, *, cache: Path | None = None, generate: Mapping[str, Any] | None = None
 ) -> dict[str, Spec]:
-    """Register every split of every ``datasets/*.yaml``; nothing is read yet, and doing it again is harmless.
+    """Register every split of every ``datasets/*.yaml`` and ``ROOT/*/dataset.yaml``; nothing else is read yet.
 
     Args:
         root: of the datasets' working layout; by default what ``SCORE_DATASETS`` names.
@@ -130,7 +130,10 @@ def register(
     if root is None and os.environ.get(ROOT_VARIABLE):
         root = Path(os.environ[ROOT_VARIABLE])
     cache = (cache_folder(cache or os.environ.get(CACHE_VARIABLE) or "user") or Path("cache")) / "datasets"
-    specs = {spec.name: spec for spec in map(read_spec, sorted(FOLDER.glob("*.yaml")))}
+    own = (
+        sorted(root.glob("*/dataset.yaml")) if root else []
+    )  # as `score prepare` writes them; those shipped come first
+    specs = {spec.name: spec for spec in map(read_spec, [*own, *sorted(FOLDER.glob("*.yaml"))])}
     for spec in specs.values():
         for split in spec.splits:
             _register(spec.name, split, _source(spec, split, root, cache, generate or {}))

@@ -30,19 +30,19 @@ MAYBE_COUNT, MAYBE_SHARE = COUNT._replace(optional=True), SHARE._replace(optiona
 _KEYS = {  # of all commands; a name that two of them have means the same in both
     COUNT: """optim.iterations optim.batch_size optim.checkpoint_period optim.checkpoints optim.log_period runtime.gpus
         input.train.size input.test.shortest input.test.longest max_detections evaluation.max_detections top_k
-        regions.longest learn.hidden_dim learn.steps learn.batch_size batch""",
+        regions.longest learn.hidden_dim learn.steps learn.batch_size batch min_pixels""",
     MAYBE_COUNT: """limit evaluation.limit runtime.threads resize.shortest resize.longest input.train.max_instances
-        regions.per_class tile""",
+        regions.per_class tile tile_size_px workers""",
     FROM_0: """seed runtime.workers pictures evaluation.pictures optim.warmup optim.eval_period input.train.image_pad
         regions.views learn.warmup zoom""",
-    FROM_0._replace(optional=True): "shuffle_vocabulary tile_overlap",
+    FROM_0._replace(optional=True): "shuffle_vocabulary tile_overlap overlap_px",
     POSITIVE._replace(optional=True): "gsd_m tile_m tolerance_m",
     Number(float, -math.inf, optional=True): "nodata",
     POSITIVE: """optim.lr optim.weight_decay optim.clip_norm optim.warmup_factor min_area min_area_m2 learn.lr
         learn.weight_decay learn.temperature""",
     POSITIVE._replace(many=True): "input.train.scale regions.scale",
     SHARE: "min_score overlap false_alarms input.train.flip learn.dropout learn.balance",
-    MAYBE_SHARE: "score background ensemble.alpha ensemble.beta optim.ema",
+    MAYBE_SHARE: "score val background ensemble.alpha ensemble.beta optim.ema",
     SHARE._replace(many=True): "alphas betas",
 }
 NUMBERS = {key: number for number, keys in _KEYS.items() for key in keys.split()}

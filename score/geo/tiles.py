@@ -8,7 +8,7 @@ import numpy as np
 import shapely
 from shapely.geometry.base import BaseGeometry
 
-from score.errors import ConfigError
+from score.data.tiling import starts, windows
 from score.masks import Box
 
 
@@ -25,13 +25,6 @@ class Tile(NamedTuple):
     window: Box
 
 
-def starts(length: int, size: int, overlap: int) -> list[int]:
-    """Where tiles of one size begin along an axis; the last one is moved back until it ends with the axis."""
-    if length <= size:
-        return [0]
-    return [*range(0, length - size, size - overlap), length - size]
-
-
 def plan(width: int, height: int, size: int, overlap: int, area: BaseGeometry | None = None) -> list[Tile]:
     """Tiles that cover a raster, row by row; all of one size unless the raster is smaller.
 
@@ -46,12 +39,9 @@ def plan(width: int, height: int, size: int, overlap: int, area: BaseGeometry | 
     Raises:
         ConfigError: sizes that make no tiles.
     """
-    if size < 1 or not 0 <= overlap <= size // 2:
-        raise ConfigError(f"tiles of {size} pixels with an overlap of {overlap}: the overlap is at most half a tile")
+    columns = len(starts(width, size, overlap))
     tiles = [
-        Tile(row, column, (x, y, min(size, width), min(size, height)))
-        for row, y in enumerate(starts(height, size, overlap))
-        for column, x in enumerate(starts(width, size, overlap))
+        Tile(*divmod(number, columns), window) for number, window in enumerate(windows(width, height, size, overlap))
     ]
     if area is None:
         return tiles

@@ -1,0 +1,133 @@
+"""iSAID as published: images with a PNG of instance ids and one of class colours, or the official COCO JSON."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from score import masks
+from score.data.prepare.parts import Item, Part, describe, entry, read_rgb, tile_name, write_image
+from score.data.tiling import windows
+from score.errors import DataError
+
+IDS, COLOURS = "_instance_id_RGB.png", "_instance_color_RGB.png"
+CLASSES = {  # as the development kit colours them
+    (0, 0, 63): "ship", (0, 63, 63): "storage_tank", (0, 63, 0): "baseball_diamond", (0, 63, 127): "tennis_court",
+    (0, 63, 191): "basketball_court", (0, 63, 255): "Ground_Track_Field", (0, 127, 63): "Bridge",
+    (0, 127, 127): "Large_Vehicle", (0, 0, 127): "Small_Vehicle", (0, 0, 191): "Helicopter",
+    (0, 0, 255): "Swimming_pool", (0, 191, 127): "Roundabout", (0, 127, 191): "Soccer_ball_field",
+    (0, 127, 255): "plane", (0, 100, 155): "Harbor",
+}  # fmt: skip
+
+
+def items(source: Path, size: int, overlap: int, least: int) -> tuple[list[Item], list[str]]:
+    """List the images of a folder that holds iSAID in any arrangement.
+
+    A path with a folder ``val`` in it is of that split, all others are of ``train``; ``test`` has no masks.
+
+    Args:
+        source: the folder.
+        size, overlap: of tiles, in pixels.
+        least: pixels of an object in a tile, below which it is left out.
+
+    Returns:
+        Items, and what is not used.
+    """
+    found = {path.name.removesuffix(IDS): path for path in sorted(source.rglob(f"*{IDS}"))}
+    colours = {path.name.removesuffix(COLOURS): path for path in sorted(source.rglob(f"*{COLOURS}"))}
+    images = {
+        path.stem: path
+        for path in sorted(source.rglob("*.png"))
+        if not path.name.endswith((IDS, COLOURS)) and "mask" not in str(path.relative_to(source)).lower()
+    }
+    made, notes = [], []
+    for stem, ids in found.items():
+        missing = [what for what, there in (("image", images), ("colours", colours)) if stem not in there]
+        if missing:
+            notes.append(f"{stem}: no {' and no '.join(missing)}, left out")
+            continue
+        split = "val" if "val" in ids.relative_to(source).parts else "train"
+        work = partial(cut, images[stem], ids, colours[stem], size, overlap, least)
+        made.append(Item(stem, split, work))
+    notes += [f"{stem}: no masks, left out" for stem in sorted(set(images) - set(found))]
+    return made, notes
+
+
+def cut(image: Path, ids: Path, colours: Path, size: int, overlap: int, least: int, folder: Path) -> Part:
+    """Cut an image and its masks into tiles; an object in several tiles is several.
+
+    Raises:
+        DataError: a file that cannot be read, sizes that differ, an id of two classes, a colour that is none.
+    """
+    labels, names = read_objects(ids, colours)
+    pixels = read_rgb(image)
+    if pixels.shape[:2] != labels.shape:
+        raise DataError(
+            f"{image}: {pixels.shape[1]}x{pixels.shape[0]} pixels, its masks {labels.shape[1]}x{labels.shape[0]}"
+        )
+    part, (rows, columns) = Part(), labels.shape
+    for window in windows(columns, rows, size, overlap):
+        x, y, width, height = window
+        tile, annotations = labels[y : y + height, x : x + width], []
+        for index, place in enumerate(ndimage.find_objects(tile)):
+            if place is None:
+                continue
+            mask = tile[place] == index + 1
+            if np.count_nonzero(mask) < least:
+                part.dropped[f"objects of fewer than {least} pixels in a tile"] += 1
+                continue
+            rle = masks.encode(mask[None], (place[1].start, place[0].start))[0]
+            annotations.append(describe(rle, names[index], height, width))
+        if not annotations:
+            part.dropped["tiles without objects"] += 1
+            continue
+        name = tile_name(image.stem, window, (columns, rows))
+        write_image(folder / "images" / name, pixels[y : y + height, x : x + width])
+        part.images.append(entry(name, width, height, annotations))
+    return part
+
+
+def read_objects(ids: Path, colours: Path) -> tuple[NDArray[np.int32], list[str]]:
+    """Read the objects of an image.
+
+    Returns:
+        ``[H, W]``, 0 where nothing is, and 1 .. N in the order of the ids; and the classes of these.
+
+    Raises:
+        DataError: as :func:`cut`.
+    """
+    numbers = _codes(read_rgb(ids))
+    codes = _codes(read_rgb(colours))
+    if numbers.shape != codes.shape:
+        raise DataError(f"{ids}: another size than {colours.name}")
+    seen = np.zeros(1 << 24, bool)
+    seen[numbers] = True
+    seen[0] = False
+    known = np.flatnonzero(seen)
+    table = np.zeros(1 << 24, np.int32)
+    table[known] = np.arange(1, len(known) + 1)
+    labels = table[numbers]
+    colour = np.zeros(len(known) + 1, np.int32)
+    colour[labels] = codes  # the last pixel's
+    colour[0] = 0
+    wrong = np.flatnonzero(((colour[labels] != codes) & (labels > 0)).ravel())
+    if len(wrong):
+        raise DataError(f"{ids}: the object of id {numbers.flat[wrong[0]]} has two colours in {colours.name}")
+    classes = {red + (green << 8) + (blue << 16): name for (red, green, blue), name in CLASSES.items()}
+    names = []
+    for index, code in enumerate(colour[1:].tolist()):
+        if code not in classes:
+            red, green, blue = code & 255, code >> 8 & 255, code >> 16
+            raise DataError(f"{colours}: the colour {red},{green},{blue} of id {known[index]} is no class of iSAID")
+        names.append(classes[code])
+    return labels, names
+
+
+def _codes(pixels: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """R + 256 G + 65536 B of each pixel."""
+    wide = pixels.astype(np.int32)
+    return wide[..., 0] | wide[..., 1] << 8 | wide[..., 2] << 16
