@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import shlex
 import sys
 import tempfile
@@ -50,7 +51,7 @@ def not_installed(error: ModuleNotFoundError) -> ImportError:
 def is_address(source: str | Path) -> bool:
     """Whether it is no file of this machine, but something that GDAL finds."""
     text = str(source)
-    return "://" in text or text.startswith(("WMTS:", "WMS:", "/vsi", "<"))
+    return "://" in text or text.startswith(("/vsi", "<")) or re.match(r"[A-Z][A-Z\d_]+:", text) is not None
 
 
 def is_catalogue(source: object) -> bool:

@@ -66,8 +66,8 @@ def find_images(source: str | Sequence[str]) -> list[Path | str]:
             found += inside
         elif path.exists():
             found.append(path)
-        elif matching := sorted(Path(each) for each in glob.glob(item, recursive=True)):
-            found += [each for each in matching if each.is_file()]
+        elif matching := sorted(each for each in map(Path, glob.glob(item, recursive=True)) if each.is_file()):
+            found += matching
         else:
             raise DataError(f"{item}: no such image")
     if not found:

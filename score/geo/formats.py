@@ -68,7 +68,7 @@ def flatgeobuf(table: gpd.GeoDataFrame, path: Path, layer: str) -> None:
 def geojson(table: gpd.GeoDataFrame, path: Path, layer: str) -> None:
     """As RFC 7946 has it, which knows no CRS but WGS84."""
     options: dict[str, Any] = {"COORDINATE_PRECISION": DECIMALS, "WRITE_NAME": "NO"}
-    if table.crs is not None:
+    if table.crs is not None and table.crs.geodetic_crs is not None:  # a site's own plane has no place on Earth
         lonlat = table.to_crs("EPSG:4326").geometry.array
         table = table.set_geometry(gpd.GeoSeries(cut_at_180(np.asarray(lonlat, dtype=object)), crs="EPSG:4326"))
         options |= {"RFC7946": "YES"}

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from affine import Affine
 from numpy.typing import ArrayLike, NDArray
-from pyproj import CRS, Geod
+from pyproj import CRS, Geod, Transformer
 
 GEOD = Geod(ellps="WGS84")
 
@@ -60,3 +60,15 @@ class Grid(NamedTuple):
         """Places in pixels ``[N, 2]`` of coordinates of the CRS ``[N, 2]``."""
         x, y = np.asarray(ground, dtype=float).reshape(-1, 2).T
         return np.stack(~self.transform @ (x, y), axis=1)
+
+
+def on_earth(grid: Grid) -> bool:
+    """Whether any of a few places of a grid has a longitude and a latitude; a plane of its own, and none, need none."""
+    crs = None if grid.crs is None else CRS(grid.crs)
+    if crs is None or crs.is_engineering:
+        return True
+    if crs.is_geocentric:
+        return False
+    places = np.stack(np.meshgrid(*(np.linspace(0, side, 5) for side in grid[:2])), axis=-1)
+    turn = Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True)
+    return bool(np.isfinite(turn.transform(*grid.ground(places.reshape(-1, 2)).T)).all(0).any())

@@ -28,7 +28,7 @@ from shapely.geometry.base import BaseGeometry
 
 from score.errors import ConfigError, DataError
 from score.files import is_address
-from score.geo.grid import Grid
+from score.geo.grid import Grid, on_earth
 from score.masks import Box
 
 warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)  # `Raster.notes` says it
@@ -44,6 +44,7 @@ RESAMPLINGS = ("nearest", "bilinear", "cubic", "average")
 PHOTOGRAPH = 2**26  # pixels: an image of more is looked at tile by tile
 PERCENT = (2.0, 98.0)  # of the values, what "auto" brings to black and white
 SQUARE = 0.02  # sides of a pixel that differ by more on the ground are made equal
+FLAT = 1e-6  # sine of the angle between the sides of a pixel that is a line, not an area
 FINER = 16  # times the raster's own detail: more is a slip of the unit
 BLOCKS, BLOCK = 8, 128  # where there are no overviews, values are looked at in a grid of BLOCKS x BLOCKS such squares
 PIECES = 32  # squares along the longer side of an overview of a damaged raster
@@ -117,6 +118,7 @@ class Raster:
             own = self._own(dataset)
             self.bands, self.date = self._chosen(dataset, bands), _date(dataset)
             self._palette = _palette(dataset) if self.bands == [1] else None
+            self._negative = dataset.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES"
             if self._palette is not None:
                 self._resampling = Resampling.nearest
             crop, outline = self._cropped(own, area)
@@ -203,6 +205,8 @@ class Raster:
                 values = np.nan_to_num(values).clip(0, 255).astype(np.uint8)
             pixels = np.empty((*shape, 3), np.uint8)
             pixels[...] = values.transpose(1, 2, 0)  # of one band: three times
+        if self._negative:
+            pixels = 255 - pixels
         if not valid.all():
             pixels[~valid] = 0
         return pixels, valid
@@ -258,8 +262,12 @@ class Raster:
             transform, crs = from_gcps(points), points_crs
             self.notes.append("placed by its ground control points, as one plane")
         if crs is None:
-            self.notes.append("has no CRS: coordinates and sizes are in pixels")
-        if any(np.dtype(kind).kind == "c" for kind in dataset.dtypes):
+            placed = "sizes are in pixels, coordinates as its geotransform has them"
+            where = "coordinates and sizes are in pixels" if transform.is_identity else placed
+            self.notes.append(f"has no CRS: {where}")
+        if crs is None and dataset.rpcs is not None:
+            self.notes.append("has a camera model (RPC), which is not used; gdalwarp -rpc lays it onto the ground first")
+        if any("complex" in kind for kind in dataset.dtypes):
             raise DataError(f"{self.source}: its values are complex numbers; make amplitudes of them first")
         return Grid(dataset.width, dataset.height, transform, crs.to_wkt() if crs else None)
 
@@ -279,8 +287,12 @@ class Raster:
     def _resampled(self, part: Grid, gsd_m: float | None) -> Grid:
         """Pixels as large as asked for, and square on the ground: degrees are not."""
         across, along = part.gsd
-        if not (math.isfinite(across) and math.isfinite(along) and min(across, along) > 0):
+        a, b, _, d, e, _ = part.transform[:6]
+        flat = not abs(part.transform.determinant) > FLAT * math.hypot(a, d) * math.hypot(b, e)
+        if flat or not (math.isfinite(across) and math.isfinite(along) and min(across, along) > 0):
             raise DataError(f"{self.source}: its pixels have no size on the ground; mend its geotransform")
+        if not on_earth(part):
+            raise DataError(f"{self.source}: lies nowhere on Earth; mend its geotransform or its CRS")
         if gsd_m is None:
             if abs(across / along - 1) <= SQUARE:
                 return part
@@ -301,10 +313,11 @@ class Raster:
                 )
             return (0, 0, own.width, own.height), None
         outline = read_area(area, own.crs)
-        corners = own.pixels(shapely.get_coordinates(shapely.segmentize(outline, _length(outline) / 64)))
+        flat = shapely.transform(shapely.segmentize(outline, _length(outline) / 64), own.pixels)
+        corners = shapely.get_coordinates(flat)
         x0, y0 = np.maximum(np.floor(corners.min(0)), 0).astype(int)
         x1, y1 = np.minimum(np.ceil(corners.max(0)), own[:2]).astype(int)
-        if x0 >= x1 or y0 >= y1:
+        if x0 >= x1 or y0 >= y1 or not flat.intersects(shapely.box(0, 0, *own[:2])):
             raise ConfigError(f"area={area}: outside of {self.source}")
         return (int(x0), int(y0), int(x1 - x0), int(y1 - y0)), outline
 
@@ -373,6 +386,8 @@ def read_area(area: Area, crs: str | None) -> BaseGeometry:
     else:
         numbers = list(area)
         good = len(numbers) == 4 and all(isinstance(value, int | float) and math.isfinite(value) for value in numbers)
+        if good and crs and numbers[0] > numbers[2] > -180:
+            raise ConfigError(f"area={numbers}: across the 180th meridian an area has to come from a vector file")
         if not good or numbers[0] >= numbers[2] or numbers[1] >= numbers[3]:
             raise ConfigError(f"area={numbers}: give WEST, SOUTH, EAST, NORTH in degrees, or a vector file")
         if crs and (min(numbers[0], numbers[1] * 2) < -180 or max(numbers[2], numbers[3] * 2) > 180):
@@ -417,7 +432,8 @@ def is_raster(path: str | Path) -> bool:
         return False
     try:
         with rasterio.open(path) as dataset:
-            placed = dataset.crs is not None or not dataset.transform.is_identity or bool(dataset.gcps[0])
+            points = bool(dataset.gcps[0]) or dataset.rpcs is not None
+            placed = dataset.crs is not None or not dataset.transform.is_identity or points
             plain = set(dataset.dtypes) == {"uint8"} and dataset.count in (1, 3, 4) and dataset.driver == "GTiff"
             return placed or not plain or dataset.width * dataset.height > PHOTOGRAPH
     except RasterioError as error:
@@ -458,11 +474,11 @@ def _date(dataset: DatasetReader) -> str:
 
 
 def _palette(dataset: DatasetReader) -> Pixels | None:
-    """The colours ``[256, 3]`` of a band of indices."""
-    if dataset.colorinterp[0] != ColorInterp.palette or dataset.dtypes[0] != "uint8":
+    """The colours ``[N, 3]`` of a band of indices: of each that its type can hold."""
+    if dataset.colorinterp[0] != ColorInterp.palette or dataset.dtypes[0] not in ("uint8", "uint16"):
         return None
-    colours = dataset.colormap(1)
-    return np.array([colours.get(value, (0, 0, 0))[:3] for value in range(256)], np.uint8)
+    colours, count = dataset.colormap(1), int(np.iinfo(dataset.dtypes[0]).max) + 1
+    return np.array([colours.get(value, (0, 0, 0))[:3] for value in range(count)], np.uint8)
 
 
 def _length(outline: BaseGeometry) -> float:

@@ -189,6 +189,9 @@ def test_images_are_found_in_order(images: Path, tmp_path: Path) -> None:
     assert [path.name for path in find_images(str(images))] == ["a.PNG", "b.jpg"]
     assert [path.name for path in find_images([str(images / "b.jpg"), str(images)])] == ["b.jpg", "a.PNG"]
     (tmp_path / "none").mkdir()
+    (tmp_path / "gone.jpg").symlink_to("nowhere.jpg")
+    with pytest.raises(DataError, match=r"gone\.jpg: no such image"):
+        find_images(str(tmp_path / "gone.jpg"))
     for source, word in ((str(tmp_path / "none"), "no image"), ("missing.jpg", "missing.jpg"), ([], "none given")):
         with pytest.raises(DataError, match=word):
             find_images(source)

@@ -14,7 +14,9 @@ import shapely
 from affine import Affine
 from PIL import Image
 from pyproj import Transformer
+from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp
+from rasterio.rpc import RPC
 
 from score.errors import ConfigError, DataError
 from score.geo.raster import Raster, is_raster
@@ -118,6 +120,18 @@ def test_a_palette_becomes_colours(tmp_path: Path) -> None:
     assert (whole(Raster(path))[0] == colours[index[..., 0]]).all()
 
 
+def test_a_palette_of_16_bits_and_a_negative(tmp_path: Path) -> None:
+    index = picture(bands=1).astype(np.uint16) % 4 + 300
+    path = write(tmp_path / "palette.tif", index)
+    with rasterio.open(path, "r+") as dataset:
+        dataset.write_colormap(1, {300: (9, 8, 7), 301: (255, 0, 0), 302: (0, 255, 0), 303: (0, 0, 255)})
+    colours = np.array([(9, 8, 7), (255, 0, 0), (0, 255, 0), (0, 0, 255)], np.uint8)
+    assert (whole(Raster(path))[0] == colours[index[..., 0] - 300]).all()
+    grey = picture(bands=1)
+    negative = write(tmp_path / "negative.tif", 255 - grey, photometric="MINISWHITE")
+    assert (whole(Raster(negative))[0] == grey).all()
+
+
 def test_resampled_to_a_size_on_the_ground(scene: tuple[Path, np.ndarray]) -> None:
     raster = Raster(scene[0], gsd_m=1)
     assert raster.grid[:2] == (64, 48) and raster.grid.gsd == pytest.approx((1, 1))
@@ -157,6 +171,53 @@ def test_an_area_is_all_that_is_read(scene: tuple[Path, np.ndarray], tmp_path: P
             Raster(scene[0], area=wrong)
     with pytest.raises(DataError, match="area="):
         Raster(scene[0], area=tmp_path / "missing.gpkg")
+
+
+def test_an_area_beside_the_raster_is_refused(tmp_path: Path) -> None:
+    """Where only its bounds meet those of a turned raster, and where the raster lies in one of its holes."""
+    turned = write(tmp_path / "turned.tif", picture(), UTM @ Affine.rotation(45))
+    x, y = UTM @ (-60, 20)
+    corner = shapely.box(x, y, x + 4, y + 4)
+    x, y = UTM @ (0, 0)
+    ring = shapely.box(x - 900, y - 900, x + 900, y + 900) - shapely.box(x - 500, y - 500, x + 500, y + 500)
+    for name, outline in (("corner", corner), ("ring", ring)):
+        file = tmp_path / f"{name}.gpkg"
+        geopandas.GeoDataFrame(geometry=[outline], crs=32632).to_file(file)
+        with pytest.raises(ConfigError, match=r"outside of .*turned\.tif"):
+            Raster(turned, area=file)
+    with pytest.raises(ConfigError, match="across the 180th meridian"):
+        Raster(turned, area=[179, 0, -179, 1])
+
+
+@pytest.mark.parametrize(
+    ("transform", "crs", "reason"),
+    [
+        (Affine(0.5, 0.5, 0, 0.5, 0.5, 0), "EPSG:32632", "have no size"),
+        (Affine(0.5, 0, 1e18, 0, -0.5, 1e18), "EPSG:32632", "lies nowhere on Earth"),
+        (Affine(1, 0, 0, 0, -1, 0), "EPSG:4978", "lies nowhere on Earth"),
+    ],
+)
+def test_a_place_that_is_none(tmp_path: Path, transform: Affine, crs: str, reason: str) -> None:
+    with pytest.raises(DataError, match=reason):
+        Raster(write(tmp_path / "scene.tif", picture(), transform, crs))
+
+
+def test_two_points_place_nothing(tmp_path: Path) -> None:
+    path = write(tmp_path / "points.tif", picture(), None)
+    with rasterio.open(path, "r+") as dataset:
+        points = [GroundControlPoint(0, 0, 6e5, 5.4e6), GroundControlPoint(0, 128, 6e5 + 64, 5.4e6)]
+        dataset.gcps = points, rasterio.crs.CRS.from_epsg(32632)
+    with pytest.raises(DataError, match="have no size"):
+        Raster(path)
+
+
+def test_complex_values_are_refused(tmp_path: Path) -> None:
+    for kind in ("complex64", "complex_int16"):
+        path, profile = tmp_path / f"{kind}.tif", {"driver": "GTiff", "width": 32, "height": 32, "count": 1}
+        with rasterio.open(path, "w", dtype=kind, **profile) as dataset:
+            dataset.write(np.ones((1, 32, 32), np.complex64))
+        with pytest.raises(DataError, match="complex numbers"):
+            Raster(path)
 
 
 def test_an_overview_is_the_whole_in_small(scene: tuple[Path, np.ndarray]) -> None:
@@ -211,6 +272,11 @@ def test_what_is_a_raster(tmp_path: Path) -> None:
     assert is_raster(write(tmp_path / "placed.tif", picture()))
     assert is_raster(write(tmp_path / "deep.tif", picture().astype(np.uint16), None))
     assert is_raster(write(tmp_path / "bands.tif", picture(bands=8), None))
+    with rasterio.open(write(tmp_path / "camera.tif", picture(), None), "r+") as dataset:
+        ones = [1.0] + [0.0] * 19
+        dataset.rpcs = RPC(0, 1, 48, 1, ones, ones, 0, 1, 11, 1, ones, ones, 0, 1)
+    assert is_raster(tmp_path / "camera.tif") and "camera model (RPC)" in Raster(tmp_path / "camera.tif").notes[1]
+    assert is_raster(f"GTIFF_DIR:1:{tmp_path}/deep.tif") and Raster(f"GTIFF_DIR:1:{tmp_path}/deep.tif").bands == [1, 2, 3]
     assert is_raster("https://example.org/scene.tif") and is_raster("https://example.org/{z}/{x}/{y}.png")
 
 
@@ -218,6 +284,8 @@ def test_without_a_crs_coordinates_are_pixels(tmp_path: Path) -> None:
     raster = Raster(write(tmp_path / "bare.tif", picture(), None))
     assert raster.grid.crs is None and raster.notes == ["has no CRS: coordinates and sizes are in pixels"]
     assert Raster(tmp_path / "bare.tif", area=[10, 20, 40, 60]).grid[:2] == (30, 40)
+    notes = Raster(write(tmp_path / "placed.tif", picture(), UTM, None)).notes
+    assert notes == ["has no CRS: sizes are in pixels, coordinates as its geotransform has them"]
     with pytest.raises(ConfigError, match="gsd_m=1: .* has no CRS"):
         Raster(tmp_path / "bare.tif", gsd_m=1)
 

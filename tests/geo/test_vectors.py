@@ -277,6 +277,13 @@ def test_geojson_keeps_the_rfc(tmp_path: Path) -> None:
     assert max(len(repr(number).split(".")[1]) for number in places) <= 8
 
 
+def test_a_plane_of_its_own_keeps_its_coordinates_in_geojson(tmp_path: Path) -> None:
+    grid = Grid(2000, 1000, Affine(0.5, 0, 100, 0, -0.5, 900), 'LOCAL_CS["site",UNIT["metre",1]]')
+    write(exact(harbour(), grid), tmp_path / "a.geojson")
+    west, south, east, north = gpd.read_file(tmp_path / "a.geojson").total_bounds
+    assert (west, south, east, north) == (150, 497, 880, 800)
+
+
 def test_longitudes_beyond_180_are_turned_back() -> None:
     shapes = np.array([shapely.box(190, 0, 191, 1), shapely.box(10, 0, 11, 1), shapely.box(-181, 0, -179, 1)])
     back = cut_at_180(shapes)
