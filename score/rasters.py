@@ -21,6 +21,7 @@ from score.data.images import resized
 from score.errors import ConfigError, DataError, OutputError
 from score.files import write_whole
 from score.geo import merge, tiles
+from score.geo.outlines import trace
 from score.geo.raster import Raster
 from score.geo.tiles import Tile
 from score.masks import RLE
@@ -85,8 +86,8 @@ class TileStore:
         facts, file = json.loads(json.dumps(facts)), self.folder / FACTS
         if file.exists():
             try:
-                known = json.loads(file.read_text(encoding="utf-8"))
-            except ValueError:
+                known = dict(json.loads(file.read_text(encoding="utf-8")))
+            except (ValueError, TypeError):
                 known = {}
             differ = sorted(key for key in {*known, *facts} if known.get(key) != facts.get(key))
             if differ and not overwrite:
@@ -234,10 +235,12 @@ class RasterView:
                 yield Found(label, value, rle, names[label], seen[label])
 
     def _touches(self, found: Sequence[Placed]) -> NDArray[np.bool_]:
-        """Which objects lie in the area of interest, or reach into it, by their boxes."""
-        boxes = np.array([item.box for item in found], dtype=float).reshape(-1, 4)
-        x, y, width, height = boxes.T
-        touched: NDArray[np.bool_] = shapely.intersects(shapely.box(x, y, x + width, y + height), self.raster.area)
+        """Which objects lie in the area of interest, or reach into it."""
+        x, y, width, height = np.array([item.box for item in found], dtype=float).reshape(-1, 4).T
+        boxes = shapely.box(x, y, x + width, y + height)
+        touched: NDArray[np.bool_] = shapely.intersects(boxes, self.raster.area)
+        unsure = np.flatnonzero(touched & ~shapely.covered_by(boxes, self.raster.area))
+        touched[unsure] = shapely.intersects(trace([found[index].rle for index in unsure]), self.raster.area)
         return touched
 
 

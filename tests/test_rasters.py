@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import shapely
 
 import score
 from score import masks
@@ -105,6 +106,11 @@ def test_tiles_of_something_else_are_refused(segmenter: score.Segmenter, scene: 
         segmenter.look_raster(scene, tile=64, folder=folder, gsd_m=1, resampling="bilinear")
     view = segmenter.look_raster(scene, tile=64, folder=folder, gsd_m=1, overwrite=True)
     assert view.progress.before == 0
+    for damaged in ("[]", "7", "{"):
+        (folder / "tiles.json").write_text(damaged)
+        with pytest.raises(OutputError, match="holds tiles of another "):
+            segmenter.look_raster(scene, tile=64, folder=folder)
+    view = segmenter.look_raster(scene, tile=64, folder=folder, overwrite=True)
     (folder / "0" / "0.npz").write_bytes(b"damaged")
     with pytest.raises(OutputError, match=r"0\.npz is damaged; delete it"):
         view.find("ship")
@@ -138,6 +144,15 @@ def test_only_an_area(segmenter: score.Segmenter, tmp_path: Path) -> None:
     view = segmenter.look_raster(path, tile=32, area=[40, 10, 90, 60])
     assert view.raster.grid[:2] == (50, 50)
     assert all(item.box[0] + item.box[2] <= 50 for item in view.find(WORDS, **EVERYTHING))
+
+
+def test_an_object_counts_by_its_mask_not_its_box(segmenter: score.Segmenter, scene: Path) -> None:
+    """A diagonal's box reaches into an area in its empty corner, and into one that it crosses."""
+    view = segmenter.look_raster(scene, tile=200)
+    line = Placed(0, 0.5, masks.encode(np.eye(90, dtype=bool)[None])[0], "ship", True, (0, 0))
+    for area, touched in ((shapely.box(60, 10, 80, 30), False), (shapely.box(40, 30, 60, 50), True)):
+        view.raster.area = area
+        assert view._touches([line]).tolist() == [touched]
 
 
 @pytest.mark.parametrize("size", [(5, 5), (1, 1), (1, 300)])

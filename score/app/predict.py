@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import textwrap
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,8 +41,8 @@ def main(config: DictConfig) -> None:
         from score.app import scenes  # dask and GDAL, not needed for photographs
 
         return scenes.main(settings, words)
-    photographs, rasters = prediction.sort_out(prediction.find_images(settings["images"]))
     output = Path(settings["output"])
+    photographs, rasters = prediction.sort_out(prediction.find_images(settings["images"], output))
     prediction.check_output(output, photographs)
     segmenter = prediction.load_segmenter(settings)
     model = segmenter.model
@@ -71,7 +72,7 @@ def main(config: DictConfig) -> None:
         if done.images:
             print(f"{done.seconds / done.images:.2f} s an image")
     total = ", ".join(f"{count} {word}" for word, count in counts.items() if count) or "nothing"
-    print(f"in all: {total}\nsaved in {output}")
+    print(textwrap.fill(f"in all: {total}", 80, subsequent_indent="  "), f"saved in {output}", sep="\n")
     for lost, what in ((failed, f"{len(failed)} of {len(photographs) + len(rasters)} images"), (damaged, "tiles")):
         if lost:
             print(f"{what} could not be read:", *lost, sep="\n", file=sys.stderr)

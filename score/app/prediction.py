@@ -26,6 +26,7 @@ from score.segmenter import Segmenter
 from score.weights import folder, known
 
 PICTURES, JSON, LINES = "pictures", "predictions.json", "predictions.jsonl"
+LEDGER = "rasters.json"
 KINDS = (*SUFFIXES, *RASTERS)
 CHOICE = ("score", "top_k", "overlap", "min_area", "per_class")
 
@@ -48,31 +49,46 @@ class Done(NamedTuple):
     seconds: float
 
 
-def find_images(source: str | Sequence[str]) -> list[Path | str]:
+def find_images(source: str | Sequence[str], output: Path | None = None) -> list[Path | str]:
     """List what is to be looked at: a file, a folder's files, those that a pattern names, an address, or several.
+
+    Of a folder and a pattern, without the pictures that an earlier run has written of rasters to ``output``.
 
     Raises:
         DataError: a file is missing, or a folder or pattern holds no image.
     """
-    found: list[Path | str] = []
+    found, made = list[Path | str](), _made(output) if output is not None else set[Path]()
+
+    def is_image(path: Path) -> bool:
+        return path.is_file() and path.resolve() not in made
+
     for item in [source] if isinstance(source, str) else source:
         path = Path(item)
         if is_address(item):
             found.append(item)
         elif path.is_dir():
-            inside = sorted(each for each in path.iterdir() if each.suffix.lower() in KINDS and each.is_file())
+            inside = sorted(each for each in path.iterdir() if each.suffix.lower() in KINDS and is_image(each))
             if not inside:
                 raise DataError(f"{item}: no image in this folder; it needs {', '.join(KINDS)} files")
             found += inside
         elif path.exists():
             found.append(path)
-        elif matching := sorted(each for each in map(Path, glob.glob(item, recursive=True)) if each.is_file()):
+        elif matching := sorted(each for each in map(Path, glob.glob(item, recursive=True)) if is_image(each)):
             found += matching
         else:
             raise DataError(f"{item}: no such image")
     if not found:
         raise DataError("images: none given; name files or a folder, as in images=[a.jpg,b.jpg]")
     return list(dict.fromkeys(found))
+
+
+def _made(output: Path) -> set[Path]:
+    """The files that an earlier run has written of rasters."""
+    try:
+        files = json.loads((output / LEDGER).read_text(encoding="utf-8"))["files"]
+        return {(output / name).resolve() for names in files.values() for name in names}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # what is damaged is said before it is used
+        return set()
 
 
 def sort_out(images: Sequence[Path | str]) -> tuple[list[Path], list[Path | str]]:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import textwrap
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from geopandas import GeoDataFrame
 from PIL import Image
 
-from score.app.prediction import CHOICE
+from score.app.prediction import CHOICE, LEDGER
 from score.errors import ConfigError, DataError, OutputError
 from score.files import is_address, locked, save_json, write_whole
 from score.geo import maps, vectors
@@ -24,7 +27,7 @@ from score.geo.raster import Raster
 from score.rasters import Progress, RasterView
 from score.segmenter import Segmenter
 
-LEDGER, TILES = "rasters.json", "tiles"
+TILES = "tiles"
 FORMATS = ("gpkg", "parquet", "fgb", "geojson", "shp", "json")
 READING = ("bands", "stretch", "nodata", "gsd_m", "resampling", "area", "zoom")
 LOOKING = ("tile", "tile_m", "tile_overlap", "batch")
@@ -61,7 +64,7 @@ class Ledger:
             return
         try:
             known = json.loads(self.path.read_text(encoding="utf-8"))
-            before, self.files = known["settings"], known["files"]
+            before, self.files = dict(known["settings"]), dict(known["files"])
         except (ValueError, KeyError, TypeError) as error:
             raise OutputError(f"{self.path} is damaged; delete it, or choose another output") from error
         differ = sorted(key for key in {*before, *self.settings} if before.get(key) != self.settings.get(key))
@@ -76,8 +79,21 @@ class Ledger:
                     each.unlink(missing_ok=True)
             self.files = {}
 
-    def add(self, source: str, files: Sequence[Path]) -> None:
-        """Note the files of a raster that is done."""
+    def check(self, files: Iterable[Path]) -> None:
+        """Refuse to replace files that are not its own.
+
+        Raises:
+            OutputError: naming some.
+        """
+        own = {*itertools.chain(*self.files.values())}
+        there = [path.name for path in files if path.name not in own and path.exists()]
+        if there:
+            raise OutputError(
+                f"{self.path.parent} holds {' and '.join(there[:3])}; set overwrite=true, or choose another output"
+            )
+
+    def add(self, source: str, files: Iterable[Path]) -> None:
+        """Note the files of a raster, before they are written."""
         self.files[source] = [path.name for path in files]
         save_json(self.path, {"settings": self.settings, "files": self.files})
 
@@ -119,12 +135,15 @@ def predict(
         "weights": segmenter.model.weights, "vocabulary": list(words), "ensemble": asdict(segmenter.ensemble),
         "thresholds": segmenter.model.calibration._asdict(), **{key: settings[key] for key in shown},
     }  # fmt: skip
-    _check_targets(sources, output, settings)
-    total, failed, damaged, taken = Counter[str](), list[str](), list[str](), set[str]()
+    names = titles(sources)
+    files = {name: targets(output / name, settings) for name in names}
+    _check_targets([path for each in files.values() for path in each.values()], sources, settings["area"])
+    total, failed, damaged = Counter[str](), list[str](), list[str]()
     with locked(output):
         ledger = Ledger(output, facts, settings["overwrite"])
-        for source in map(str, sources):
-            name = title(source, taken)
+        if not settings["overwrite"]:
+            ledger.check(path for each in files.values() for path in each.values())
+        for source, name in zip(map(str, sources), names, strict=True):
             try:
                 raster = Raster(source, **{key: settings[key] for key in READING})
                 say(f"{name} ({_facts(raster)})" + "".join(f"\n  {note}" for note in raster.notes))
@@ -139,23 +158,23 @@ def predict(
                 failed.append(str(error))
                 continue
             found = view.find(list(words), **{key: settings[key] for key in ASKING})
-            write(view, found, words, output / name, settings)
-            ledger.add(source, list(targets(output / name, settings).values()))
-            counts = Counter({**dict.fromkeys(words, 0), **Counter(item.name for item in found)})
+            ledger.add(source, files[name].values())
+            table = write(view, found, words, files[name], settings)
+            counts = Counter(dict.fromkeys(words, 0) | Counter(table["class"]))
             total += counts
-            say("  " + _came(view.progress) + "; " + ", ".join(f"{word}: {count}" for word, count in counts.items()))
+            told = ", ".join(f"{word}: {count}" for word, count in counts.items() if count) or "nothing"
+            say(textwrap.fill(f"{_came(view.progress)}; {told}", 80, initial_indent="  ", subsequent_indent="    "))
             damaged += view.progress.failed
     return total, failed, damaged
 
 
-def _check_targets(sources: Sequence[str | Path], output: Path, settings: Mapping[str, Any]) -> None:
+def _check_targets(files: Sequence[Path], sources: Sequence[str | Path], area: Any) -> None:
     """Refuse to write over what is read."""
-    given = [*sources, settings["area"]] if isinstance(settings["area"], str) else sources
-    read, taken = {Path(each).resolve() for each in given if not is_address(each)}, set[str]()
-    for source in map(str, sources):
-        for path in targets(output / title(source, taken), settings).values():
-            if path.resolve() in read:
-                raise OutputError(f"output {output}: {path.name} there would be replaced; choose another folder")
+    given = [*sources, area] if isinstance(area, str) else sources
+    read = {Path(each).resolve() for each in given if not is_address(each)}
+    for path in files:
+        if path.resolve() in read:
+            raise OutputError(f"output {path.parent}: {path.name} there would be replaced; choose another folder")
 
 
 def _facts(raster: Raster) -> str:
@@ -166,16 +185,21 @@ def _facts(raster: Raster) -> str:
 
 def _came(progress: Progress) -> str:
     counted = {"done before": progress.before, "empty": progress.empty, "not readable": len(progress.failed)}
-    return ", ".join([f"{progress.tiles} tiles", *(f"{count} {what}" for what, count in counted.items() if count)])
+    tiles = "1 tile" if progress.tiles == 1 else f"{progress.tiles} tiles"
+    return ", ".join([tiles, *(f"{count} {what}" for what, count in counted.items() if count)])
 
 
 def write(
-    view: RasterView, found: Sequence[Placed], words: Sequence[str], path: Path, settings: Mapping[str, Any]
-) -> None:
-    """Write what was found in a raster; ``path`` has no suffix."""
+    view: RasterView,
+    found: Sequence[Placed],
+    words: Sequence[str],
+    files: Mapping[str, Path],
+    settings: Mapping[str, Any],
+) -> GeoDataFrame:
+    """Write what was found in a raster to ``files``, as `targets` names them; the table of it is returned."""
     table, grid = view.frame(found, **{key: settings[key] for key in VECTORS}), view.raster.grid
-    files = targets(path, settings)
-    vectors.write(table, files["vectors"], words=words, grid=grid)
+    source = os.path.basename(view.raster.source)
+    vectors.write(table, files["vectors"], words=words, grid=grid, file_name=source)
     if "picture" in files or "map" in files:
         pixels, _ = view.raster.overview()
         if "picture" in files:
@@ -183,15 +207,17 @@ def write(
             drawn = maps.overview(pixels, grid, table, words=words)
             write_whole(files["picture"], lambda partial: drawn.save(partial, format=kind, quality=92))
         if "map" in files:
-            maps.html_map(pixels, grid, table, files["map"], words=words)
+            maps.html_map(pixels, grid, table, files["map"], words=words, title=source)
     if "classes" in files:
-        vectors.class_raster(found, grid, words, files["classes"])
+        vectors.class_raster([found[index] for index in table.index], grid, words, files["classes"])
+    return table
 
 
 def targets(path: Path, settings: Mapping[str, Any]) -> dict[str, Path]:
     """The files of a raster's results; ``path`` has no suffix."""
     suffixes = {
         "vectors": f".{settings['format']}",
+        "style": settings["format"] != "json" and ".qml",
         "picture": settings["picture"] and f".{settings['picture']}",
         "map": settings["map"] and ".html",
         "classes": settings["class_raster"] and "_classes.tif",
@@ -199,15 +225,18 @@ def targets(path: Path, settings: Mapping[str, Any]) -> dict[str, Path]:
     return {kind: path.with_name(path.name + suffix) for kind, suffix in suffixes.items() if suffix}
 
 
-def title(source: str, taken: set[str]) -> str:
-    """A file name without suffix for a raster's results; equal ones are numbered."""
-    path = urlsplit(source).path if "://" in source else source
-    stem = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in Path(path).stem) or "raster"
-    name, number = stem, 2
-    while name.lower() in taken:  # lower: some file systems do not tell case
-        name, number = f"{stem}_{number}", number + 1
-    taken.add(name.lower())
-    return name
+def titles(sources: Iterable[str | Path]) -> list[str]:
+    """A file name without suffix for each raster's results; equal ones are numbered."""
+    names, taken = list[str](), set[str]()
+    for source in map(str, sources):
+        path = urlsplit(source).path if "://" in source else source
+        stem = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in Path(path).stem) or "raster"
+        name, number = stem, 2
+        while name.lower() in taken:  # lower: some file systems do not tell case
+            name, number = f"{stem}_{number}", number + 1
+        taken.add(name.lower())
+        names.append(name)
+    return names
 
 
 class Pace:

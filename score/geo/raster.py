@@ -266,7 +266,9 @@ class Raster:
             where = "coordinates and sizes are in pixels" if transform.is_identity else placed
             self.notes.append(f"has no CRS: {where}")
         if crs is None and dataset.rpcs is not None:
-            self.notes.append("has a camera model (RPC), which is not used; gdalwarp -rpc lays it onto the ground first")
+            self.notes.append(
+                "has a camera model (RPC), which is not used; gdalwarp -rpc lays it onto the ground first"
+            )
         if any("complex" in kind for kind in dataset.dtypes):
             raise DataError(f"{self.source}: its values are complex numbers; make amplitudes of them first")
         return Grid(dataset.width, dataset.height, transform, crs.to_wkt() if crs else None)

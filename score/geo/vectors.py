@@ -78,6 +78,7 @@ def frame(
         the mask), ``source``, ``word``, ``tile`` (``row,column``, or empty), ``model``, ``date`` and valid polygons or
         multipolygons. Metres are true ones, whatever the CRS: see `score.geo.outlines.Scale`. Without a CRS there
         are none: then the columns are ``area_px``, ``length_px`` and ``width_px``, and the settings above count pixels.
+        The index says which of ``found`` a row is.
     """
     shapes = trace([item.rle for item in found])
     keep = ~shapely.is_empty(shapes)
@@ -106,7 +107,7 @@ def frame(
         "model": _text(model for _ in items),
         "date": _text(date for _ in items),
     }
-    return gpd.GeoDataFrame(columns, geometry=laid(shapes, grid), crs=grid.crs)
+    return gpd.GeoDataFrame(columns, geometry=laid(shapes, grid), crs=grid.crs).set_axis(chosen)
 
 
 def _text(values: Any) -> pd.Series:
@@ -121,6 +122,7 @@ def write(
     words: Sequence[str] | None = None,
     grid: Grid | None = None,
     style: str | None = None,
+    file_name: str | None = None,
 ) -> None:
     """Write a table of objects in the format of the path's suffix, whole or not at all; a file there is replaced.
 
@@ -141,6 +143,7 @@ def write(
         words: the classes, in the order that gives them their colours and COCO ids; None for the table's, sorted.
         grid: the raster's; COCO JSON needs it.
         style: of :func:`score.geo.styles.qml`; None for a colour a class.
+        file_name: what COCO JSON calls the raster; None for the table's source, which one without objects lacks.
 
     Raises:
         ConfigError: no such format, or COCO JSON without a grid.
@@ -152,7 +155,7 @@ def write(
     if suffix == ".json":
         if grid is None:
             raise ConfigError(f"{path}: COCO JSON counts pixels, so it needs the raster's grid; choose {SUFFIXES}")
-        write_text(path, json.dumps(formats.coco(table, grid, words), ensure_ascii=False) + "\n")
+        write_text(path, json.dumps(formats.coco(table, grid, words, file_name), ensure_ascii=False) + "\n")
         return
     if style is None:
         style = qml(words) if "class" in table.columns else ""

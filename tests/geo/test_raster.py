@@ -276,7 +276,11 @@ def test_what_is_a_raster(tmp_path: Path) -> None:
         ones = [1.0] + [0.0] * 19
         dataset.rpcs = RPC(0, 1, 48, 1, ones, ones, 0, 1, 11, 1, ones, ones, 0, 1)
     assert is_raster(tmp_path / "camera.tif") and "camera model (RPC)" in Raster(tmp_path / "camera.tif").notes[1]
-    assert is_raster(f"GTIFF_DIR:1:{tmp_path}/deep.tif") and Raster(f"GTIFF_DIR:1:{tmp_path}/deep.tif").bands == [1, 2, 3]
+    assert is_raster(f"GTIFF_DIR:1:{tmp_path}/deep.tif") and Raster(f"GTIFF_DIR:1:{tmp_path}/deep.tif").bands == [
+        1,
+        2,
+        3,
+    ]
     assert is_raster("https://example.org/scene.tif") and is_raster("https://example.org/{z}/{x}/{y}.png")
 
 

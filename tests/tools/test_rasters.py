@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -60,6 +61,40 @@ def test_a_raster_becomes_vectors(model: Path, scene: Path, tmp_path: Path, call
     other = call(*command, "vocabulary=quay", "overwrite=true")
     assert other.code == 0 and "6 tiles, 6 done before; quay: " in other.out  # the network did not run again
     assert set(geopandas.read_file(tmp_path / "out" / "scene.gpkg")["class"]) <= {"quay"}
+
+
+def test_files_of_a_user_are_not_replaced(model: Path, scene: Path, tmp_path: Path, call: Call) -> None:
+    """Beside the raster, where others may be: outlines drawn by hand, the raster's own style."""
+    for name in ("scene.gpkg", "scene.qml", "scene.jpg"):
+        (tmp_path / name).write_bytes(b"mine")
+        command = ("predict", f"model={model}", "images=scene.tif", "output=.", WORDS, *ALL)
+        refused = call(*command)
+        assert refused.code == 2 and f". holds {name}; set overwrite=true" in refused.err, refused.err
+        assert (tmp_path / name).read_bytes() == b"mine"
+        (tmp_path / name).unlink()
+    assert call(*command).code == 0 and call(*command).code == 0
+
+
+def test_its_own_pictures_are_no_images(model: Path, scene: Path, tmp_path: Path, call: Call) -> None:
+    command = ("predict", f"model={model}", "images=.", "output=.", "class_raster=true", WORDS, *ALL)
+    first, second = call(*command), call(*command)
+    assert first.code == second.code == 0, second.err
+    assert second.out.count(" pixels of ") == 1 and not (tmp_path / "predictions.json").exists()
+
+
+def test_what_is_said_and_drawn_is_what_is_written(model: Path, scene: Path, tmp_path: Path, call: Call) -> None:
+    """Objects that are too small on the ground are in none of the files, and not counted; words not found neither."""
+    names = ",".join(f"thing of the kind {number}" for number in range(40))
+    command = ("predict", f"model={model}", "images=scene.tif", "output=out", f"vocabulary=[{names}]", *ALL)
+    done = call(*command, "min_area_m2=1e9", "format=json", "class_raster=true", "picture=null")
+    assert done.code == 0 and done.out.splitlines()[1:] == ["  6 tiles; nothing", "in all: nothing", "saved in out"]
+    content = json.loads((tmp_path / "out" / "scene.json").read_text())
+    assert not content["annotations"] and content["images"][0]["file_name"] == "scene.tif"
+    with rasterio.open(tmp_path / "out" / "scene_classes.tif") as classes:
+        assert not classes.read().any()
+    assert "<title>scene.tif</title>" in (tmp_path / "out" / "scene.html").read_text()
+    many = call(*command, "overwrite=true")
+    assert many.code == 0 and max(map(len, many.out.splitlines())) <= 80 and len(many.out.splitlines()) > 4
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "fgb", "geojson", "shp", "json"])
