@@ -239,7 +239,7 @@ class RasterView:
         x, y, width, height = np.array([item.box for item in found], dtype=float).reshape(-1, 4).T
         boxes = shapely.box(x, y, x + width, y + height)
         touched: NDArray[np.bool_] = shapely.intersects(boxes, self.raster.area)
-        unsure = np.flatnonzero(touched & ~shapely.covered_by(boxes, self.raster.area))
+        unsure = np.flatnonzero(touched & ~shapely.covered_by(boxes, self.raster.area)).tolist()
         touched[unsure] = shapely.intersects(trace([found[index].rle for index in unsure]), self.raster.area)
         return touched
 

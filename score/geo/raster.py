@@ -259,6 +259,9 @@ class Raster:
         transform, crs = dataset.transform, dataset.crs
         points, points_crs = dataset.gcps
         if crs is None and points:
+            sides = [np.array([(p.col, p.row) for p in points]), np.array([(p.x, p.y) for p in points])]
+            if min(np.linalg.matrix_rank(side - side.mean(0)) for side in sides) < 2:
+                raise DataError(f"{self.source}: its ground control points tell no place; it takes three not in a line")
             transform, crs = from_gcps(points), points_crs
             self.notes.append("placed by its ground control points, as one plane")
         if crs is None:
