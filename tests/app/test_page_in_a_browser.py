@@ -170,6 +170,20 @@ def test_a_click_on_the_map_tells_of_the_object(server: Served, browser: Browser
     user.leave()
 
 
+def test_a_large_image_is_sharp_when_it_is_near(server: Served, browser: Browser, tmp_path: Path) -> None:
+    user, path = User(browser, server), tmp_path / "long.png"
+    path.write_bytes(png(picture(40, 3000)))
+    user.bring(path)
+    user.page.wait_for_selector("body[data-map=ready]", state="attached")
+    with user.page.expect_response(lambda response: "part.jpg" in response.url) as waiting:
+        user.page.evaluate("map.zoomTo(map.getZoom() + 3, {animate: false})")
+    asked = dict(item.split("=") for item in waiting.value.url.partition("?")[2].split("&"))
+    width, across = int(asked["width"]), int(asked["across"])
+    assert waiting.value.status == 200 and 200 < width < 600 and across > 0.9 * width  # the overview has 2048 of 3000
+    user.page.locator("#time").filter(has_text="once").wait_for()
+    user.leave()
+
+
 def test_two_users_at_once(server: Served, browser: Browser, segmenter: score.Segmenter, tmp_path: Path) -> None:
     users = {word: User(browser, server) for word in ("ship", "palm tree")}
     for seed, (word, user) in enumerate(users.items()):
