@@ -22,6 +22,7 @@ from score.errors import ConfigError
 def main(config: DictConfig) -> None:
     from score.data.prepare import run, sources  # not before the settings have been read
     from score.engine import checks
+    from score.studies.prepared import write_page
 
     checks.check_numbers(config)
     settings = plain(config)
@@ -43,7 +44,9 @@ def main(config: DictConfig) -> None:
     summary = run.prepare(plan, root, workers=workers, overwrite=settings["overwrite"], report=report)
     _tell(plan.classes, summary)
     differ = _differences(plan.name, summary)
-    print(f"saved in {root / plan.name}; data={plan.name}_{next(iter(summary.images))} finds it")
+    folder = root / plan.name
+    write_page(folder / "report.html", plan, summary, folder, differ)
+    print(f"saved in {folder}, with report.html; data={plan.name}_{next(iter(summary.images))} finds it")
     if differ:
         print(*differ, sep="\n", file=sys.stderr)
         if not settings["accept_counts"]:

@@ -23,8 +23,10 @@ def test_isaid_by_one_command(tmp_path: Path, call: Call) -> None:
     command = ("prepare", "dataset=isaid", "source=raw", "paths.datasets=data", "workers=1")
     done = call(*command)
     assert done.code == 1 and "isaid_train: 2 images, but isaid.yaml expects 18732" in done.err
-    assert done.out.splitlines()[-1] == "saved in data/isaid; data=isaid_train finds it"
+    assert done.out.splitlines()[-1] == "saved in data/isaid, with report.html; data=isaid_train finds it"
     assert max(map(len, done.out.splitlines())) <= 80
+    page = (tmp_path / "data" / "isaid" / "report.html").read_text()
+    assert "expects 18732" in page and page.count("<img ") == 6 and "<h3>plane</h3>" in page and "Roundabout" in page
     before = digest(tmp_path / "data")
     again = call(*command, "accept_counts=true")
     assert again.code == 0 and digest(tmp_path / "data") == before
