@@ -2,8 +2,8 @@
 
 Usage: python benchmarks/prepare.py [SIDE OBJECTS [CHECKED]]
 
-The loop is ``np.unique`` on the ids, then for each object a comparison of the whole image and ``cv2.findContours``, in one
-process; it is timed on so many objects (CHECKED, 250) and multiplied.
+The loop is ``np.unique`` on the ids, then for each object a comparison of the whole image and ``cv2.findContours``, in
+one process; it is timed on so many objects (CHECKED, 250) and multiplied.
 """
 
 from __future__ import annotations
@@ -48,16 +48,13 @@ def main() -> None:
             summary = run.prepare(Plan("isaid", list(isaid.CLASSES.values()), items), Path(place) / f"ours{size}")
             seconds[size] = time.perf_counter() - begin
             pace = side * side / 1e6 / seconds[size]
-            print(
-                f"ours, tiles of {size} that share {overlap}: {seconds[size]:.1f} s, {pace:.1f} Mpx/s, {summary.instances}"
-            )
+            print(f"ours, tiles of {size} that share {overlap}: {seconds[size]:.1f} s, {pace:.1f} Mpx/s,", end=" ")
+            print(f"{summary.instances['train']} instances")
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         print(f"peak memory {peak:.2f} GB in one process")
         straight = loop(raw / "train" / "images", checked)
-        print(
-            f"the loop: {straight:.1f} s, from {checked} objects; ours takes {seconds[side] / straight:.3f} of it on the"
-        )
-        print(f"whole image with tiles written, {seconds[800] / straight:.3f} with tiles of 800")
+        print(f"the loop: {straight:.1f} s, from {checked} objects; ours takes {seconds[side] / straight:.3f} of it on")
+        print(f"the whole image with tiles written, {seconds[800] / straight:.3f} with tiles of 800")
 
 
 if __name__ == "__main__":
