@@ -32,7 +32,7 @@ def shipped(name: str) -> Path:
 EXTRAS = {  # what is installed by name only: modules, and the name that brings them
     "geo": ("affine", "geopandas", "pyarrow", "pyogrio", "pyproj", "rasterio", "shapely", "skimage"),
     "catalogue": ("dask", "distributed", "psycopg", "pystac_client"),
-    "app": ("fastapi", "multipart", "uvicorn"),
+    "app": ("fastapi", "uvicorn"),
 }
 
 
