@@ -20,7 +20,7 @@ from shapely.affinity import translate
 from shapely.geometry.base import BaseGeometry
 
 from score.errors import ConfigError, DataError
-from score.geo.grid import Grid
+from score.geo.grid import Grid, between
 from score.geo.matching import AnyCRS, moved, wkt
 from score.geo.registration import Shift, common_grid, covered, drawn, footprint, reading, register, shift
 
@@ -94,6 +94,9 @@ def open_dates(paths: Sequence[str], titles: Sequence[str] | None, gsd_m: float 
     without = [date.path for date in dates if date.crs is None]
     if 0 < len(without) < len(dates):
         raise DataError(f"{without[0]}: has no coordinate reference system, and other dates have one; give it one")
+    for date in dates:
+        if date.crs is not None:
+            between(date.crs, "EPSG:4326")  # refuses a plane of its own: areas are measured on the Earth
     return dates
 
 
@@ -114,6 +117,8 @@ def read_objects(path: str) -> gpd.GeoDataFrame:
     except Exception as error:  # pyogrio and pyarrow have no common one
         reason = " ".join(str(error).split())
         raise DataError(f"{path}: cannot be read as a vector file ({reason}); replace it") from error
+    if isinstance(frame, gpd.GeoDataFrame) and frame.empty:
+        frame = frame.assign(**{"class": frame.get("class", "")})  # GeoJSON of no objects has no columns
     if not isinstance(frame, gpd.GeoDataFrame) or "class" not in frame.columns:
         raise DataError(f"{path}: has no geometries with a column 'class'; give a file that score predict wrote")
     return frame

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from affine import Affine
 from numpy.typing import ArrayLike, NDArray
 from pyproj import CRS, Geod, Transformer
+from pyproj.exceptions import ProjError
+
+from score.errors import DataError
 
 GEOD = Geod(ellps="WGS84")
 
@@ -62,6 +65,21 @@ class Grid(NamedTuple):
         return np.stack(~self.transform @ (x, y), axis=1)
 
 
+def between(source: Any, target: Any) -> Transformer:
+    """What turns coordinates of one CRS into those of another, in their axes' traditional order.
+
+    Raises:
+        DataError: nothing does, for one is a plane of its own.
+    """
+    try:
+        return Transformer.from_crs(source, target, always_xy=True)
+    except ProjError as error:
+        names = " and ".join(f"'{CRS(crs).name}'" for crs in (source, target))
+        raise DataError(
+            f"no way leads between the coordinate systems {names}; give all data one of the Earth"
+        ) from error
+
+
 def on_earth(grid: Grid) -> bool:
     """Whether any of a few places of a grid has a longitude and a latitude; a plane of its own, and none, need none."""
     crs = None if grid.crs is None else CRS(grid.crs)
@@ -70,5 +88,5 @@ def on_earth(grid: Grid) -> bool:
     if crs.is_geocentric:
         return False
     places = np.stack(np.meshgrid(*(np.linspace(0, side, 5) for side in grid[:2])), axis=-1)
-    turn = Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True)
+    turn = between(crs, crs.geodetic_crs)
     return bool(np.isfinite(turn.transform(*grid.ground(places.reshape(-1, 2)).T)).all(0).any())

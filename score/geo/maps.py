@@ -159,6 +159,9 @@ def placed(grid: Grid) -> tuple[Affine, bool]:
         lon, lat = (np.asarray(values) for values in turn.transform(*grid.ground(corners).T))
         if np.isfinite([lon, lat]).all() and np.abs(lat).max() < POLAR:
             lon = lon[0] + (lon - lon[0] + 180) % 360 - 180
+            lon -= (lon.mean() + 180) // 360 * 360
+            if np.abs(lon).max() > 180:  # there a page's map ends; the scale depends on the latitude only
+                lon -= lon.mean()
             x, y = np.radians(lon) * RADIUS, np.arctanh(np.sin(np.radians(lat))) * RADIUS
             rows = np.linalg.lstsq(np.c_[corners, np.ones(4)], np.c_[x, y], rcond=None)[0].T
             return Affine(*rows.ravel()), True

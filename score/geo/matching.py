@@ -10,13 +10,14 @@ import geopandas as gpd
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-from pyproj import CRS, Transformer
+from pyproj import CRS
 from scipy.optimize import linear_sum_assignment
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from shapely.geometry.base import BaseGeometry
 
 from score.errors import DataError
+from score.geo.grid import between
 
 AnyCRS = CRS | str | None  # what pyproj makes a CRS of; None for pixels as coordinates
 POLYGONAL = (-1, 3, 6)  # shapely's numbers of none, Polygon and MultiPolygon
@@ -118,7 +119,7 @@ class Plane:
             full = [frame for frame in frames if np.isfinite(frame.total_bounds).all()]
             bounds, crs = (full[0].total_bounds, full[0].crs) if full else (np.zeros(4), CRS("EPSG:4326"))
         middle = (bounds[:2] + bounds[2:]) / 2
-        lon, lat = Transformer.from_crs(crs, "EPSG:4326", always_xy=True).transform(*middle)
+        lon, lat = between(crs, "EPSG:4326").transform(*middle)
         projection = CRS(f"+proj=laea +lat_0={lat:.6f} +lon_0={lon:.6f} +datum=WGS84 +units=m")
         return cls(source, projection, None if area is None else moved([area], source, projection)[0])
 
@@ -168,7 +169,7 @@ def moved(
     """Shapes in another CRS, then moved against a shift there; None on either side leaves coordinates as they are."""
     found = listed(shapes)
     if source is not None and target is not None and CRS(source) != CRS(target):
-        turn = Transformer.from_crs(source, target, always_xy=True)
+        turn = between(source, target)
         found = shapely.transform(found, lambda xy: np.stack(turn.transform(*xy.T), axis=1))
     return shapely.transform(found, lambda xy: xy - np.array(shift)) if any(shift) else found
 

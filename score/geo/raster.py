@@ -18,7 +18,7 @@ import rasterio
 import shapely
 from affine import Affine
 from numpy.typing import NDArray
-from pyproj import CRS, Transformer
+from pyproj import CRS
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
@@ -28,7 +28,7 @@ from shapely.geometry.base import BaseGeometry
 
 from score.errors import ConfigError, DataError
 from score.files import is_address
-from score.geo.grid import Grid, on_earth
+from score.geo.grid import Grid, between, on_earth
 from score.masks import Box
 
 warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)  # `Raster.notes` says it
@@ -400,7 +400,7 @@ def read_area(area: Area, crs: str | None) -> BaseGeometry:
         outline = shapely.box(*numbers)
     if crs is None:
         return outline
-    turned = Transformer.from_crs(4326, CRS(crs), always_xy=True)
+    turned = between(4326, crs)
     fine = shapely.segmentize(outline, max(_length(outline) / 256, 1e-9))  # straight in degrees is bent elsewhere
     moved = shapely.transform(fine, lambda xy: np.stack(turned.transform(xy[:, 0], xy[:, 1]), axis=1))
     if not np.isfinite(shapely.get_coordinates(moved)).all():
@@ -419,6 +419,8 @@ def _file_area(path: Path, crs: str | None) -> BaseGeometry:
         raise DataError(f"area={path}: holds no geometry")
     if crs is not None and frame.crs is None:
         raise DataError(f"area={path}: has no CRS; give it one")
+    if crs is not None and frame.crs != CRS(crs):
+        between(frame.crs, crs)  # refuses what cannot be turned
     outline = (frame.to_crs(crs) if crs is not None else frame).geometry.union_all()
     if not shapely.get_dimensions(outline) == 2:
         raise DataError(f"area={path}: holds no polygon")

@@ -12,14 +12,13 @@ import rasterio.warp
 import shapely
 from affine import Affine
 from numpy.typing import NDArray
-from pyproj import Transformer
 from rasterio.enums import Resampling
 from scipy import fft, ndimage
 from shapely.geometry.base import BaseGeometry
 from skimage.registration import phase_cross_correlation
 
 from score.errors import DataError
-from score.geo.grid import Grid
+from score.geo.grid import Grid, between
 from score.geo.matching import AnyCRS
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ def footprint(grid: Grid, crs: AnyCRS) -> BaseGeometry:
     y = np.concatenate([np.zeros(20), side, np.ones(20), 1 - side]) * grid.height
     ground = grid.ground(np.stack([x, y], axis=1))
     if grid.crs is not None and crs is not None:
-        ground = np.stack(Transformer.from_crs(grid.crs, crs, always_xy=True).transform(*ground.T), axis=1)
+        ground = np.stack(between(grid.crs, crs).transform(*ground.T), axis=1)
     if not np.isfinite(ground).all():
         raise DataError("the second raster lies where the first one's coordinate reference system is not defined")
     return shapely.make_valid(shapely.Polygon(ground))

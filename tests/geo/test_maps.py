@@ -58,6 +58,10 @@ def test_a_raster_lies_where_it_is() -> None:
     assert not placed(Grid(10, 10, Affine(1, 0, 2000000, 0, -1, 2000000), "EPSG:32661"))[1]  # the pole
     across, real = placed(Grid(100, 100, Affine(0.01, 0, 179.5, 0, -0.01, 0), "EPSG:4326"))
     assert real and np.isclose(across.a, 0.01 / 360 * 2 * np.pi * 6378137)
+    for west in (179.5, 179.1, -180.5, 359.5, 190):  # MapLibre shows no image beyond 180 degrees
+        place, real = placed(Grid(100, 100, Affine(0.01, 0, west, 0, -0.01, 0.5), "EPSG:4326"))
+        ends = np.array([(place @ (x, 50))[0] for x in (0, 100)]) / (np.pi * 6378137) * 180
+        assert real and np.abs(ends).max() <= 180 and np.isclose(np.diff(ends), 1)
 
 
 def test_a_page_that_cannot_be_written(tmp_path: Path) -> None:

@@ -202,6 +202,15 @@ def test_a_place_that_is_none(tmp_path: Path, transform: Affine, crs: str, reaso
         Raster(write(tmp_path / "scene.tif", picture(), transform, crs))
 
 
+def test_a_plane_of_its_own_has_no_area_in_degrees(tmp_path: Path) -> None:
+    path = write(tmp_path / "site.tif", picture(), UTM, 'LOCAL_CS["site",UNIT["metre",1]]')
+    assert Raster(path).grid.gsd == (0.5, 0.5)
+    geopandas.GeoDataFrame(geometry=[shapely.box(0, 0, 1, 1)], crs=4326).to_file(tmp_path / "area.gpkg")
+    for area in ([8, 47, 9, 48], tmp_path / "area.gpkg"):
+        with pytest.raises(DataError, match="no way leads between the coordinate systems .*'site'"):
+            Raster(path, area=area)
+
+
 def test_two_points_place_nothing(tmp_path: Path) -> None:
     path = write(tmp_path / "points.tif", picture(), None)
     with rasterio.open(path, "r+") as dataset:

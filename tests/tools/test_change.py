@@ -13,6 +13,7 @@ import pyogrio
 import pytest
 from affine import Affine
 from PIL import Image
+from pyproj import CRS
 
 from score.geo import vectors
 from tests.geo import dates
@@ -70,6 +71,17 @@ def test_coordinates_alone_are_trusted_when_asked(place: Path, call: Call) -> No
     table = gpd.read_file(place / "out" / "changes.geojson")
     assert table["moved_m"].median() == pytest.approx(1.5, abs=0.1)
     assert table.crs == "EPSG:4326" and files(place / "out") == ["changes.geojson", "changes.qml"]
+
+
+def test_a_date_without_objects_in_any_format(place: Path, call: Call) -> None:
+    none = gpd.read_file(place / "2019.gpkg", layer="objects")[:0]
+    for suffix in ("gpkg", "geojson", "shp"):
+        none.to_file(place / f"none.{suffix}")
+        done = call(
+            "change", f"after=none.{suffix}", "before=2019.gpkg", "align=crs", f"output={suffix}", "picture=null"
+        )
+        assert done.code == 0, done.err
+        assert set(gpd.read_file(place / suffix / "changes.gpkg", layer="changes")["status"]) == {"vanished"}
 
 
 def test_a_series_gives_tracks(place: Path, call: Call) -> None:
@@ -154,6 +166,16 @@ def no_crs(place: Path) -> None:
     frame.to_file(place / "2023.gpkg")
 
 
+def plane(place: Path) -> None:
+    """A site's own coordinates."""
+    for year in (2019, 2023):
+        frame = gpd.read_file(place / "2019.gpkg", layer="objects")
+        site = CRS('LOCAL_CS["site",UNIT["metre",1]]')
+        frame.set_crs(site, allow_override=True).to_parquet(place / f"{year}.parquet")
+        grid = dates.GRID._replace(crs=site.to_wkt())
+        dates.write(place / f"{year}.tif", dates.image(dates.things())[:64, :64], grid)
+
+
 def no_class(place: Path) -> None:
     gpd.read_file(place / "2019.gpkg", layer="objects").drop(columns="class").to_file(place / "2023.gpkg")
 
@@ -187,6 +209,12 @@ CASES = {
         ["2023.gpkg: ", "more than the 0.5 allowed; raise max_shift"],
     ),
     "one without CRS": (no_crs, PAIR, ["2023.gpkg: has no coordinate reference system"]),
+    "a plane": (plane, ("before=2019.parquet", "after=2023.parquet", "output=out"), ["no way leads between", "'site'"]),
+    "images of a plane": (
+        plane,
+        ("before=2019.tif", "after=2023.tif", "vocabulary=ship", "output=out"),
+        ["no way leads between"],
+    ),
     "a format": (nothing, (*PAIR, "format=dwg"), ["format=dwg: no such choice; use gpkg"]),
     "a way to align": (nothing, (*PAIR, "align=hand"), ["align=hand: no such choice; use phase, crs"]),
     "a number": (nothing, (*PAIR, "grow=0.5"), ["grow=0.5: not a number of at least 1"]),
