@@ -98,3 +98,28 @@ def test_bad_input_is_one_line(tmp_path: Path, call: Call, change: str, line: st
         return
     assert done.code == 2 and done.err.startswith("error: ") and done.err.count("\n") == 1 and line in done.err
     assert not list(tmp_path.rglob("instances_*.json"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_full_disk_is_one_line_and_harms_nothing(tmp_path: Path, call: Call, workers: int) -> None:
+    """Files of more than a few bytes cannot be written, as on a disk that is full."""
+    archives.isaid(tmp_path / "raw")
+    command = (
+        "prepare",
+        "dataset=isaid",
+        "source=raw",
+        "paths.datasets=data",
+        f"workers={workers}",
+        "accept_counts=true",
+    )
+    limited = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000));"
+        "from score.app.console import main; sys.exit(main())"
+    )
+    run = [sys.executable, "-W", "ignore", "-c", limited, *command]
+    done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: cannot write data/isaid/train/")
+    assert not list((tmp_path / "data").rglob("*.png"))
+    assert call(*command).code == 0

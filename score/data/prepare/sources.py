@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from score.data.catalog import FOLDER, Spec, read_spec
-from score.data.prepare import coco, isaid, labelme, samrs, semantic, yolo
+from score.data.prepare import boxes, coco, isaid, labelme, samrs, semantic, yolo
 from score.data.prepare.parts import Plan
 from score.errors import ConfigError, DataError
 
 SAMRS, OWN = ("sior", "sota", "fast"), ("coco", "yolo", "labelme", "geo")
-NAMES = ("isaid", "nwpu", *SAMRS, *semantic.FORMS, *OWN)
+BOXES = {"dota": ".txt", "dior": ".xml"}
+NAMES = ("isaid", "nwpu", *SAMRS, *semantic.FORMS, *BOXES, *OWN)
 KIT = {"isaid": (800, 200)}  # tiles of the published kits
 
 Settings = Mapping[str, Any]
@@ -82,6 +83,9 @@ def _own(dataset: str, source: Path, settings: Settings, size: int | None, overl
         items, notes = semantic.items(source, form, size, overlap)
         return Plan(dataset, form.classes, items, source=dataset, notes=notes, labels=True,
                     facts=facts(settings, size, overlap))  # fmt: skip
+    if dataset in BOXES:
+        names, items, notes = boxes.items(source, BOXES[dataset])
+        return Plan(dataset, names, items, source=dataset, notes=notes, facts=facts(settings, size, overlap))
     name = settings["name"]
     if not name or (FOLDER / f"{name}.yaml").is_file():
         raise ConfigError(f"name={name}: give the dataset a name of its own, as in name=harbours")

@@ -261,3 +261,29 @@ def test_a_class_that_the_dataset_lacks(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nothing in it that mine is made of"):
         prepare(Plan("mine", ["ship"], []), tmp_path)
     assert run.processors() >= 1
+
+
+@pytest.mark.parametrize("dataset", ["dota", "dior"])
+def test_boxes_are_their_own_masks(tmp_path: Path, dataset: str) -> None:
+    source = tmp_path / "raw"
+    archives.save(source / "images" / "P1.png", archives.picture())
+    if dataset == "dota":
+        lines = ["imagesource:x", "gsd:0.3", "10 10 40 10 40 30 10 30 ship 0", "60 50 80 70 60 90 40 70 plane 1"]
+        (source / "labelTxt").mkdir()
+        (source / "labelTxt" / "P1.txt").write_text("\n".join(lines))
+    else:
+        box = "<bndbox><xmin>10</xmin><ymin>10</ymin><xmax>40</xmax><ymax>30</ymax></bndbox>"
+        corners = ("left_top", "right_top", "right_bottom", "left_bottom")
+        ring = zip(corners, ((60, 50), (80, 70), (60, 90), (40, 70)), strict=True)
+        turned = "".join(f"<x_{corner}>{x}</x_{corner}><y_{corner}>{y}</y_{corner}>" for corner, (x, y) in ring)
+        (source / "Annotations").mkdir()
+        (source / "Annotations" / "P1.xml").write_text(
+            f"<annotation><object><name>ship</name>{box}</object><object><name>plane</name><difficult>1</difficult>"
+            f"<robndbox>{turned}</robndbox></object></annotation>"
+        )
+    summary = prepare(plan(dataset, source), tmp_path)
+    [objects] = truth(tmp_path / dataset, "train").values()
+    assert [(name, int(mask.sum())) for name, mask in objects] == [("ship", 600), ("plane", pytest.approx(800, abs=45))]
+    coco = json.loads((tmp_path / dataset / "train" / "instances_train.json").read_text())
+    assert [each["iscrowd"] for each in coco["annotations"]] == [0, 1]
+    assert summary.notes == ["difficult objects, ignored in scores: 1"]
