@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -82,7 +83,7 @@ class TileStore:
 
     def __init__(self, folder: Path | None, facts: Mapping[str, Any], overwrite: bool = False) -> None:
         self._temporary = tempfile.TemporaryDirectory(prefix="score-tiles-") if folder is None else None
-        self.folder = folder or Path(self._temporary.name)  # type: ignore[union-attr]
+        self.folder = Path(folder or self._temporary.name)  # type: ignore[union-attr]
         facts, file = json.loads(json.dumps(facts)), self.folder / FACTS
         if file.exists():
             try:
@@ -351,11 +352,16 @@ def tile_size(raster: Raster, size: int | None, size_m: float | None, overlap: i
         overlap: in pixels; None for a quarter of a side.
 
     Raises:
-        ConfigError: metres of a raster without CRS.
+        ConfigError: metres of a raster without CRS, or what is no size.
     """
     if size_m is not None:
+        if not 0 < size_m < math.inf:
+            raise ConfigError(f"tile_m={size_m}: not a number of metres above 0")
         if raster.grid.crs is None:
             raise ConfigError(f"tile_m={size_m}: {raster.source} has no CRS, so its pixels have no size in metres")
         size = round(size_m / max(raster.grid.gsd))
     side = 512 if size is None else size
+    for name, value in (("tile", side), ("tile_overlap", overlap or 0)):
+        if not isinstance(value, int):
+            raise ConfigError(f"{name}={value}: not a whole number")
     return side, side // 4 if overlap is None else overlap

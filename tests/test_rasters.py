@@ -166,9 +166,28 @@ def test_tiles_in_metres(segmenter: score.Segmenter, scene: Path, tmp_path: Path
     assert segmenter.look_raster(scene, tile_m=32).progress.tiles == 6  # of 0.5 m pixels
     with pytest.raises(ConfigError, match="has no CRS"):
         segmenter.look_raster(write(tmp_path / "bare.tif", picture(), None), tile_m=32)
-    for wrong in ({"tile": 0}, {"tile": 64, "tile_overlap": 40}, {"batch": 0}, {"tile": 64, "tile_overlap": -1}):
+    nan, inf = float("nan"), float("inf")
+    for wrong in (
+        *({"tile": tile} for tile in (0, -1, 64.0, "64")),
+        *({"tile": 64, "tile_overlap": overlap} for overlap in (40, 64, -1, 1.5)),
+        *({"tile_m": size} for size in (0, -1, nan, inf)),
+        *({"gsd_m": size} for size in (0, -1, nan, inf, "1")),
+        *({"area": area} for area in (shapely.Polygon(), shapely.Point(8, 47))),
+        {"batch": 0},
+    ):
         with pytest.raises(ConfigError):
             segmenter.look_raster(scene, **wrong)  # type: ignore[arg-type]
+
+
+def test_bands_and_folders_of_other_kinds_and_vectors_that_make_no_sense(
+    segmenter: score.Segmenter, scene: Path, tmp_path: Path
+) -> None:
+    view = segmenter.look_raster(scene, tile=200, bands=np.array([3, 2, 1]), folder=str(tmp_path / "kept"))  # type: ignore[arg-type]
+    assert view.raster.bands == [3, 2, 1] and (tmp_path / "kept" / "0" / "0.npz").is_file()
+    for name in ("tolerance_m", "min_area_m2"):
+        for value in (-1, float("nan")):
+            with pytest.raises(ConfigError, match=f"{name}={value}: not a number of at least 0"):
+                view.ask("ship", vectors={name: value})
 
 
 def test_a_temporary_folder_goes_with_the_view(segmenter: score.Segmenter, scene: Path) -> None:

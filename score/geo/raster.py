@@ -278,6 +278,7 @@ class Raster:
 
     def _chosen(self, dataset: DatasetReader, bands: Sequence[int] | None) -> list[int]:
         if bands is not None:
+            bands = np.asarray(bands).tolist()
             wrong = [band for band in bands if type(band) is not int or not 1 <= band <= dataset.count]
             if wrong or len(bands) not in (1, 3):
                 raise ConfigError(
@@ -304,7 +305,7 @@ class Raster:
             gsd_m = math.sqrt(across * along)  # as many pixels as there were, so objects keep their size in them
         elif part.crs is None:
             raise ConfigError(f"gsd_m={gsd_m}: {self.source} has no CRS, so its pixels have no size in metres")
-        if gsd_m * FINER < min(across, along):
+        if not (isinstance(gsd_m, int | float) and min(across, along) <= gsd_m * FINER < math.inf):
             raise ConfigError(f"gsd_m={gsd_m}: a pixel of {self.source} has {min(across, along):.3g} m; give metres")
         width, height = (max(1, round(n * size / gsd_m)) for n, size in ((part.width, across), (part.height, along)))
         return part if (width, height) == part[:2] else part.scaled(width, height)
@@ -385,6 +386,8 @@ def read_area(area: Area, crs: str | None) -> BaseGeometry:
         DataError: the vector file cannot be read, or holds no polygon.
     """
     if isinstance(area, BaseGeometry):
+        if area.is_empty or shapely.get_dimensions(area) != 2:
+            raise ConfigError(f"area={area}: no polygon")
         outline = area
     elif isinstance(area, str | Path):
         return _file_area(Path(area), crs)

@@ -39,10 +39,9 @@ def plan(width: int, height: int, size: int, overlap: int, area: BaseGeometry | 
     Raises:
         ConfigError: sizes that make no tiles.
     """
+    places = windows(width, height, size, overlap)
     columns = len(starts(width, size, overlap))
-    tiles = [
-        Tile(*divmod(number, columns), window) for number, window in enumerate(windows(width, height, size, overlap))
-    ]
+    tiles = [Tile(*divmod(number, columns), window) for number, window in enumerate(places)]
     if area is None:
         return tiles
     x, y, w, h = np.array([tile.window for tile in tiles]).T

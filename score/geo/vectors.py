@@ -79,7 +79,13 @@ def frame(
         multipolygons. Metres are true ones, whatever the CRS: see `score.geo.outlines.Scale`. Without a CRS there
         are none: then the columns are ``area_px``, ``length_px`` and ``width_px``, and the settings above count pixels.
         The index says which of ``found`` a row is.
+
+    Raises:
+        ConfigError: a tolerance or an area below 0.
     """
+    for name, value in (("tolerance_m", tolerance_m), ("min_area_m2", min_area_m2)):
+        if value is not None and not value >= 0:
+            raise ConfigError(f"{name}={value}: not a number of at least 0")
     shapes = trace([item.rle for item in found])
     keep = ~shapely.is_empty(shapes)
     places = np.nan_to_num(shapely.get_coordinates(shapely.centroid(shapes[keep])))
