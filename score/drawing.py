@@ -23,6 +23,7 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 TINT = 0.4  # opacity of a mask
 COVER = 0.3  # of an object, at most, lies under its own label
 SMALLEST = 480  # a smaller picture is enlarged until its shorter side has so many pixels, or text would not fit
+LONGEST = 8192  # pixels that no side is enlarged to more than
 BLACK, WHITE, PAPER = (0, 0, 0), (255, 255, 255), (24, 24, 24)
 
 
@@ -47,7 +48,7 @@ def draw(
         each class that can be seen.
     """
     colours = palette(len(names))
-    factor = max(1, -(-SMALLEST // min(image.shape[:2])))
+    factor = enlargement(image.shape)
     picture, owner = _masks(image, detections, colours, factor)
     font = lettering(picture.size)
     if scores:
@@ -63,6 +64,12 @@ def draw(
 def lettering(size: tuple[int, int]) -> Font:
     """The font for a picture of a size."""
     return ImageFont.load_default(size=min(40, max(12, min(size) // 45)))
+
+
+def enlargement(shape: Sequence[int]) -> int:
+    """How many times as large an image ``[H, W, ...]`` is drawn, that text fits, and no format of pictures ends."""
+    sides = shape[:2]
+    return max(1, min(-(-SMALLEST // min(sides)), LONGEST // max(sides)))
 
 
 def below(picture: Image.Image, strip: Image.Image) -> Image.Image:

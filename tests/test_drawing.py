@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageFont
 
 from score.detections import Detection
-from score.drawing import Colour, Label, draw, ink, labels, palette, side_by_side
+from score.drawing import LONGEST, Colour, Label, draw, ink, labels, palette, side_by_side
 from score.masks import encode, trim
 from tests.evaluation.coco_cases import rectangle
 
@@ -173,3 +173,9 @@ def test_a_class_has_one_colour_on_both_sides() -> None:
     assert (left[10, 30] == palette(3)[1]).all() and (right[249, 225] == palette(3)[1]).all()
     for side in (left, right):
         assert (side[500:] == palette(3)[1]).all(axis=-1).sum() >= 25
+
+
+def test_a_narrow_image_is_not_enlarged_beyond_what_files_can_hold() -> None:
+    for height, width in ((1, 600), (600, 1)):
+        picture = draw(np.zeros((height, width, 3), np.uint8), [], ["ship"])
+        assert max(picture.size) <= LONGEST + 60

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from pyproj import CRS, Transformer
 
-from score.drawing import SMALLEST, TINT, Colour, below, legend, lettering, palette
+from score.drawing import TINT, Colour, below, enlargement, legend, lettering, palette
 from score.files import write_text
 from score.geo.grid import Grid
 from score.geo.vectors import classes
@@ -46,7 +46,7 @@ def overview(
     """
     words = classes(table, words)
     colours, labels = palette(len(words)), _labels(table, words)
-    factor = max(1, -(-SMALLEST // min(pixels.shape[:2])))
+    factor = enlargement(pixels.shape)
     size = pixels.shape[1] * factor, pixels.shape[0] * factor
     picture = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
     line = max(1, round(min(size) / 500))

@@ -153,7 +153,7 @@ def test_a_damaged_block_is_said_and_the_rest_goes_on(model: Path, tmp_path: Pat
     assert (tmp_path / "out" / "damaged.gpkg").is_file()
 
 
-@pytest.mark.parametrize("size", [(5, 5), (1, 40)])
+@pytest.mark.parametrize("size", [(5, 5), (1, 40), (1, 600), (300, 1)])
 def test_tiny_rasters(model: Path, tmp_path: Path, call: Call, size: tuple[int, int]) -> None:
     write(tmp_path / "tiny.tif", picture(*size))
     done = call("predict", f"model={model}", "images=tiny.tif", "output=out", WORDS, *ALL)
