@@ -29,7 +29,7 @@ format: install
 	@$(BIN)/ruff format --quiet .
 
 test: lint
-	@$(BIN)/pytest --cov --cov-report=term --durations=10
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal --cov --cov-report=term --durations=10
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .coverage build dist *.egg-info
