@@ -46,23 +46,29 @@ def check(names: Sequence[str], where: str = "the vocabulary") -> list[str]:
     Raises:
         ConfigError: there are none, one is empty, or two say the same word.
     """
+    if found := faults(names, where):
+        raise ConfigError(found[0])
+    return [str(name) for name in names]
+
+
+def faults(names: Sequence[str], where: str) -> list[str]:
+    """All that is wrong with class names, as :func:`check` has it."""
     if not names:
-        raise ConfigError(
+        return [
             f"empty vocabulary: no class name in {where}, name at least one, as in vocabulary=[ship,'storage tank']"
-        )
-    first: dict[str, str] = {}
+        ]
+    found, first = [], dict[str, str]()
     for name in names:
         words = synonyms(str(name))
         if not words:
-            raise ConfigError(f"empty class name in {where}: {list(names)}, remove it or name it")
-        for word in words:
-            if word in first:
-                raise ConfigError(
-                    f"duplicate class name in {where}: '{word}' ({first[word]}; {name}), keep one of them"
-                    + (" (a comma separates synonyms)" if "," in f"{first[word]}{name}" else "")
-                )
+            found.append(f"empty class name in {where}: {list(names)}, remove it or name it")
+        if again := next((word for word in words if word in first), None):
+            found.append(
+                f"duplicate class name in {where}: '{again}' ({first[again]}; {name}), keep one of them"
+                + (" (a comma separates synonyms)" if "," in f"{first[again]}{name}" else "")
+            )
         first.update(dict.fromkeys(words, str(name)))
-    return [str(name) for name in names]
+    return found
 
 
 def listed(names: Iterable[object], most: int = 12) -> str:

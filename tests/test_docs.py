@@ -51,6 +51,7 @@ RULES: list[
 ] = [  # what a command begins with, what is done, settings that make it small
     (r"score demo", "compose", ()),
     (r"score prepare dataset=geo ", "run", ("workers=1", "tile_size_px=16")),
+    (r"score check_dataset ", "compose", ()),  # tests/tools/test_check_dataset.py
     (r"score prepare ", "compose", ()),  # tests/data/prepare, tests/tools/test_prepare.py
     (r"score train( -m)? experiment=(paper_\w+|ablation)", "compose", ()),
     (r"score train experiment=isaid512_lite.* --cfg job", "run", ()),

@@ -10,6 +10,7 @@ from score.app.command import suggest
 COMMANDS = [
     "demo",
     "prepare",
+    "check_dataset",
     "train",
     "predict",
     "app",
@@ -34,7 +35,7 @@ def main() -> None:
     elif word in ("-h", "--help"):
         print("score COMMAND [KEY=VALUE ...]\n")
         for name in COMMANDS:
-            print(f"  {name:10} {str(importlib.import_module(f'score.app.{name}').__doc__).split(': ')[0]}")
+            print(f"  {name:13} {str(importlib.import_module(f'score.app.{name}').__doc__).split(': ')[0]}")
         print("\n`score COMMAND --help` explains its settings.")
     else:
         known = f"no such command{suggest(word, COMMANDS)}; there are {', '.join(COMMANDS)}"

@@ -78,7 +78,7 @@ class Spec:
 
 
 @dataclass(frozen=True)
-class _Source:
+class Source:
     """Where a registered name finds its files; ``json`` is None while no root is known."""
 
     names: tuple[str, ...]
@@ -140,7 +140,7 @@ def register(
     return specs
 
 
-def _source(spec: Spec, split: str, root: Path | None, cache: Path, generate: Mapping[str, Any]) -> _Source:
+def _source(spec: Spec, split: str, root: Path | None, cache: Path, generate: Mapping[str, Any]) -> Source:
     """Where a split is, or will be drawn."""
     paths, draw = spec.splits[split], None
     if (paths.annotations is None) == (paths.labels is None):
@@ -151,7 +151,7 @@ def _source(spec: Spec, split: str, root: Path | None, cache: Path, generate: Ma
         size, seed = settings["size"], settings["seed"]
         root = cache / f"{images}x{size}px-seed{seed}"  # other settings leave it alone
         draw = partial(synthetic.generate, root, spec.name, split, images=images, size=size, seed=seed)
-    return _Source(
+    return Source(
         names=spec.classes,
         json=root / paths.annotations if root and paths.annotations else None,
         labels=root / paths.labels if root and paths.labels else None,
@@ -184,7 +184,7 @@ def custom(json: Path, images: Path, name: str = "custom", *, outside: bool = Fa
     json, images = Path(json), Path(images)
     coco = coco_json.read(json, images, outside).require()
     left_out = () if empty_classes else tuple(coco.unused)
-    source = _Source(
+    source = Source(
         names=tuple(name for name in coco.names.values() if name not in left_out),
         json=json,
         images=images,
@@ -215,30 +215,30 @@ def custom_maps(images: Path, labels: Path, classes: Sequence[str], name: str = 
         names = tuple(check(classes, "its classes"))
     except ConfigError as error:
         raise DataError(f"{labels}: {error}") from error
-    return _enter(name, _Source(names=names, json=None, images=images, labels=labels, states_names="its entry"))
+    return _enter(name, Source(names=names, json=None, images=images, labels=labels, states_names="its entry"))
 
 
-def _enter(name: str, source: _Source) -> str:
+def _enter(name: str, source: Source) -> str:
     """Register a source under a name, or the first free one like it."""
     free, number = name, 1
-    while free in DatasetCatalog.list() and _registered(free) != source:
+    while free in DatasetCatalog.list() and source_of(free) != source:
         number += 1
         free = f"{name}_{number}"
     _register(free, "", source)
     return free
 
 
-def _registered(name: str) -> _Source | None:
-    """The source behind a name, None if it is not one of ours."""
+def source_of(name: str) -> Source | None:
+    """Where a registered name finds its files, None if it is not one of ours."""
     found = DatasetCatalog[name] if name in DatasetCatalog.list() else None
     return found.args[1] if isinstance(found, partial) and found.func is _load else None
 
 
-def _register(name: str, split: str, source: _Source) -> None:
+def _register(name: str, split: str, source: Source) -> None:
     """Enter a source into both catalogs; one that was there is replaced if it differs."""
     full = f"{name}_{split}" if split else name
     if full in DatasetCatalog.list():
-        if _registered(full) == source:
+        if source_of(full) == source:
             return
         DatasetCatalog.remove(full)
     if full in MetadataCatalog.list():
@@ -262,16 +262,26 @@ def require(name: str) -> str:
     Raises:
         DataError: there is no dataset of that name; the message lists those there are.
     """
-    known = [key for key in DatasetCatalog.list() if _registered(key)]
+    known = [key for key in DatasetCatalog.list() if source_of(key)]
     if name not in known:
         raise DataError(f"no dataset {name}; there are {', '.join(known) or 'none registered'}")
     return name
 
 
+def require_source(name: str) -> Source:
+    """Where a registered name finds its files.
+
+    Raises:
+        DataError: there is no dataset of that name.
+    """
+    source = source_of(require(name))
+    assert source is not None
+    return source
+
+
 def is_drawn(name: str) -> bool:
     """Whether a dataset is drawn when it is first asked for, rather than read from files one has to bring."""
-    source = _registered(require(name))
-    return source is not None and source.draw is not None
+    return require_source(name).draw is not None
 
 
 def load(name: str) -> list[dict[str, Any]]:
@@ -290,7 +300,7 @@ def load(name: str) -> list[dict[str, Any]]:
     return records
 
 
-def _load(name: str, source: _Source) -> list[dict[str, Any]]:
+def _load(name: str, source: Source) -> list[dict[str, Any]]:
     """Read, check and convert; what the catalog calls."""
     if source.images is not None and source.labels is not None:
         return read_folders(source.images, source.labels, len(source.names))
@@ -312,7 +322,7 @@ def _load(name: str, source: _Source) -> list[dict[str, Any]]:
                 if index[item["category_id"]] < len(source.names)
             ],
         }
-        for record in _part(coco.records, source)
+        for record in part(coco.records, source)
     ]
 
 
@@ -321,7 +331,7 @@ def _own(segmentation: Any) -> Any:
     return dict(segmentation) if isinstance(segmentation, Mapping) else segmentation
 
 
-def _part(images: list[dict[str, Any]], source: _Source) -> list[dict[str, Any]]:
+def part(images: list[dict[str, Any]], source: Source) -> list[dict[str, Any]]:
     """The share of the images that a split takes, in the file's order."""
     if source.part is None:
         return images

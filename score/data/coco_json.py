@@ -12,6 +12,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,9 @@ from score.data.values import (
     read_sides,
     short,
 )
-from score.errors import ConfigError, DataError
+from score.errors import DataError
 from score.masks import RLE
-from score.names import check as check_names
-from score.names import listed, normalise
+from score.names import faults, listed, normalise
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,8 @@ class Coco:
         records: detectron2's dicts of its images, whose ``category_id`` is still the JSON's. Lists and dicts in them
             are shared by all who read the file: copy before changing one.
         counts: ``images`` and ``instances`` that it lists.
-        findings: why it cannot be used, a line each.
+        found: why it cannot be used: the entry and what is wrong with it; without one, all is in the second.
+        missing: file names of images that are not there, of which ``found`` has only the first.
         notes: what was repaired or left out, a line each.
     """
 
@@ -66,8 +67,14 @@ class Coco:
     names: dict[Id, str] = field(default_factory=dict)
     records: list[Record] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
-    findings: list[str] = field(default_factory=list)
+    found: list[tuple[str, str]] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def findings(self) -> list[str]:
+        """Why it cannot be used, a line each."""
+        return [f"{self.path}: {who} {what}" if who else what for who, what in self.found]
 
     def require(self) -> Coco:
         """Return itself.
@@ -75,9 +82,9 @@ class Coco:
         Raises:
             DataError: it cannot be used; the first finding, and how many more there are.
         """
-        if self.findings:
-            more = len(self.findings) - 1
-            raise DataError(self.findings[0] + (f" (and {more} more)" if more else ""))
+        if findings := self.findings:
+            more = len(findings) - 1
+            raise DataError(findings[0] + (f" (and {more} more)" if more else ""))
         return self
 
     @property
@@ -109,7 +116,7 @@ def read(path: Path, images: Path, outside: bool = False) -> Coco:
     state, coco = _KNOWN.pop(key, ((), Coco(path)))
     if not state or state != _state(path, coco.records):
         coco = _Reader(path, images, outside).coco
-        state = _state(path, coco.records) if not coco.findings else ()
+        state = _state(path, coco.records) if not coco.found else ()
         for note in coco.notes if state else ():
             logger.warning(note)
     _KNOWN[key] = state, coco
@@ -176,6 +183,22 @@ def categories(names: Sequence[str]) -> list[Record]:
     return [{"id": number, "name": name} for number, name in enumerate(names, start=1)]
 
 
+def who(kind: str, number: int, record: Record) -> str:
+    """An entry by its id, or its number in the list from 1 on."""
+    return (
+        f"{kind} {str(record['id'])[:40]}"
+        if isinstance(record.get("id"), int | float | str)
+        else f"{kind} number {number}"
+    )
+
+
+def id_reader(given: Sequence[Any]) -> Callable[[Any], Id | None]:
+    """How ids of a kind are read: ``"1"``, 1 and 1.0 are one, unless both text and number occur."""
+    if len({read_id(value) for value in given}) < len({(type(value) is str, str(value)) for value in given}):
+        return read_id_apart
+    return read_id
+
+
 class _Reader:
     """Reads one file: categories, images, annotations, each as far as what it needs could be read."""
 
@@ -206,7 +229,7 @@ class _Reader:
         return content
 
     def _find(self, what: str, message: str) -> None:
-        self.coco.findings.append(f"{self.coco.path}: {what} {message}")
+        self.coco.found.append((what, message))
 
     def _entries(self, kind: str, key: str, needed: Sequence[str]) -> list[tuple[str, Record]]:
         """What each dict of a list is called, and the dict, if it has all it needs; others are findings."""
@@ -215,17 +238,15 @@ class _Reader:
             if not isinstance(record, dict):
                 self._find(f"{kind} number {number}", f"is {short(record)}, not a dict; see the COCO format")
             elif absent := [name for name in needed if name not in record]:
-                self._find(_who(kind, number, record), f"has no {listed(absent)}; add it")
+                self._find(who(kind, number, record), f"has no {listed(absent)}; add it")
             else:
-                whole.append((_who(kind, number, record), record))
+                whole.append((who(kind, number, record), record))
         return whole
 
     def _ids(self, kind: str, entries: Iterable[tuple[str, Record]]) -> Callable[[Any], Id | None]:
-        """How ids of a kind are read: ``"1"``, 1 and 1.0 are one, unless both text and number occur."""
+        """How ids of a kind are read; those that are none, or that two have, are findings."""
         given = [record["id"] for _, record in entries if "id" in record]
-        read = read_id
-        if len({read(value) for value in given}) < len({(type(value) is str, str(value)) for value in given}):
-            read = read_id_apart
+        read = id_reader(given)
         for who, record in entries:
             if "id" in record and read(record["id"]) is None:
                 self._find(who, f"has the id {short(record['id'])}; use whole numbers or words")
@@ -238,18 +259,18 @@ class _Reader:
     def _read_categories(self) -> None:
         entries = self._entries("category", "categories", ("id", "name"))
         self._category = self._ids("category", entries)
+        named = []
         for who, record in entries:
             name = str(record["name"]) if is_number(record["name"]) else record["name"]
             if not isinstance(name, str) or not name.strip():
                 self._find(who, f"has the name {short(record['name'])}; name it")
+            else:
+                named.append(name)
             if (key := self._category(record["id"])) is not None:
                 self.coco.names[key] = str(name)
         self.coco.names = dict(sorted(self.coco.names.items(), key=lambda pair: (isinstance(pair[0], str), pair[0])))
-        if not self.coco.findings:
-            try:
-                check_names(list(self.coco.names.values()), "its categories")
-            except ConfigError as error:
-                self.coco.findings.append(f"{self.coco.path}: {error}")
+        if named or not self._content["categories"]:
+            self.coco.found += [("", f"{self.coco.path}: {fault}") for fault in faults(named, "its categories")]
         if commas := [name for name in self.coco.names.values() if "," in name]:
             self.coco.notes.append(f"{self.coco.path}: commas separate synonyms in {listed(commas)}")
 
@@ -257,7 +278,7 @@ class _Reader:
         entries = self._entries("image", "images", ("id", "file_name", "width", "height"))
         self._image = self._ids("image", entries)
         self._sizes: dict[Id | None, tuple[int, int] | None] = {}  # None: it has a finding already
-        missing: list[str] = []
+        missing = self.coco.missing
         places: Counter[str] = Counter()
         for who, record in entries:
             key, size = self._image(record["id"]), read_sides(record)
@@ -281,10 +302,8 @@ class _Reader:
             if key is not None:
                 self._add_image(key, place, size)
         if missing:
-            self.coco.findings.append(
-                f"{folder.root / missing[0]}: no such image ({len(missing)} of {len(entries)} are missing)"
-                f"{folder.near(missing[0])}; add it"
-            )
+            what = f"{folder.root / missing[0]}: no such image ({len(missing)} of {len(entries)} are missing)"
+            self.coco.found.append(("", f"{what}{folder.near(missing[0])}; add it"))
         for place, count in places.items():
             if count > 1:
                 self._find(f"{count} images", f"have the file_name {os.path.relpath(place, folder.root)}; keep one")
@@ -293,7 +312,7 @@ class _Reader:
         try:
             check_size(place, read_size(place), size)
         except DataError as error:
-            self.coco.findings.append(str(error))
+            self.coco.found.append(("", str(error)))
         self.coco.records.append(
             {"file_name": place, "height": size[1], "width": size[0], "image_id": key, "annotations": []}
         )
@@ -306,10 +325,10 @@ class _Reader:
             self._find("all polygons", "lie within 0..1; multiply x by the image's width and y by its height")
         kept = 0
         for who, record in entries:
-            try:
-                found = self._read_annotation(record)
-            except DataError as error:
-                self._find(who, str(error))
+            wrong, found = self._read_annotation(record)
+            for fault in wrong:
+                self._find(who, fault)
+            if wrong:
                 continue
             if found is None:
                 self._counted["annotations left out, for their masks have no pixels"] += 1
@@ -318,7 +337,7 @@ class _Reader:
             if found["iscrowd"]:
                 self._counted["crowds (iscrowd 1), not learned and ignored in scoring"] += 1
             by_image.get(found.pop("image_id"), []).append(found)
-        if not self.coco.findings:
+        if not self.coco.found:
             self._check_rest(kept, len(entries))
 
     def _check_rest(self, kept: int, count: int) -> None:
@@ -333,31 +352,33 @@ class _Reader:
                 f"{self.coco.path}: no instances of {listed(unused)}, not learned, but asked for in scoring"
             )
 
-    def _read_annotation(self, record: Record) -> Record | None:
-        """An annotation as detectron2 has it, None if its mask is empty."""
+    def _read_annotation(self, record: Record) -> tuple[list[str], Record | None]:
+        """What is wrong with an annotation, and, if nothing is, what detectron2 takes it as; None for an empty mask."""
         image, category = self._image(record["image_id"]), self._category(record["category_id"])
+        wrong: list[str] = []
         if image is None or image not in self._sizes:
-            raise DataError(
-                f"is of image {short(record['image_id'])}, which is not listed; add it or drop the annotation"
-            )
+            image_id = short(record["image_id"])
+            wrong.append(f"is of image {image_id}, which is not listed; add it or drop the annotation")
         if category is None or category not in self.coco.names:
-            raise DataError(f"is of category {short(record['category_id'])}, which is not listed; correct it")
-        size = self._sizes[image]
-        if size is None:
-            return None
-        shape = read_segmentation(record.get("segmentation"), size[1], size[0])
-        crowd, area = read_crowd(record.get("iscrowd")), read_area(record.get("area"))
-        if shape is None:
-            return None
-        return {
+            wrong.append(f"is of category {short(record['category_id'])}, which is not listed; correct it")
+        size = self._sizes.get(image)
+        readers: dict[str, Callable[[Any], Any]] = {"iscrowd": read_crowd, "area": read_area}
+        if size is not None:
+            readers = {"segmentation": partial(read_segmentation, height=size[1], width=size[0]), **readers}
+        values = {key: _tried(read_value, record.get(key), wrong) for key, read_value in readers.items()}
+        shape: Shape | None = values.get("segmentation")
+        if wrong or shape is None:
+            return wrong, None
+        found = {
             "image_id": image,
             "bbox": self._box(record.get("bbox"), shape),
             "bbox_mode": BoxMode.XYWH_ABS,
             "category_id": category,
             "segmentation": shape.segmentation,
-            "iscrowd": crowd,
-            **({"area": area} if area else {}),  # a mask with pixels has none of 0
+            "iscrowd": values["iscrowd"],
+            **({"area": values["area"]} if values["area"] else {}),  # a mask with pixels has none of 0
         }
+        return wrong, found
 
     def _box(self, stated: Any, shape: Shape) -> tuple[float, ...]:
         """The stated box if it can be used, the mask's otherwise."""
@@ -374,10 +395,10 @@ class _Reader:
         return shape.box
 
 
-def _who(kind: str, number: int, record: Record) -> str:
-    """An entry by its id, or its number in the list from 1 on."""
-    return (
-        f"{kind} {str(record['id'])[:40]}"
-        if isinstance(record.get("id"), int | float | str)
-        else f"{kind} number {number}"
-    )
+def _tried(read_value: Callable[[Any], Any], value: Any, wrong: list[str]) -> Any:
+    """What a value is read as; if it cannot be, that is one more thing wrong."""
+    try:
+        return read_value(value)
+    except DataError as error:
+        wrong.append(str(error))
+        return None

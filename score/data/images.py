@@ -91,9 +91,15 @@ def read_size(path: str | Path) -> tuple[int, int]:
     with opened(path) as image:
         _check_depth(image, path)
         width, height = image.size
-        # only where the header has EXIF: asked for it, Pillow decodes a whole PNG to see whether some follows
-        sideways = "exif" in image.info and image.getexif().get(_ORIENTATION) in _SIDEWAYS
+        sideways = orientation(image) in _SIDEWAYS
     return (height, width) if sideways else (width, height)
+
+
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation that an open image's header states, 0 for none and for upright."""
+    # only where the header has EXIF: asked for it, Pillow decodes a whole PNG to see whether some follows
+    found = image.getexif().get(_ORIENTATION) if "exif" in image.info else None
+    return found if isinstance(found, int) and 1 < found <= 8 else 0
 
 
 def is_too_large(width: int, height: int) -> bool:

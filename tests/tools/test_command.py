@@ -19,7 +19,7 @@ def test_score_alone_lists_every_command_in_one_line_each(score_command: Call) -
     assert told.code == 0 and told == score_command("--help")
     lines = told.out.splitlines()
     assert max(map(len, lines)) <= 80
-    assert "  train      Train a model" in lines and "  predict    Find objects" in lines
+    assert "  train         Train a model" in lines and "  predict       Find objects" in lines
     tools = {path.stem for path in TOOLS.glob("*.py")} - {"detectron2_wheel"}
     assert {line.split()[0] for line in lines[2:-2]} == tools == set(console.COMMANDS)
 
@@ -27,7 +27,7 @@ def test_score_alone_lists_every_command_in_one_line_each(score_command: Call) -
 def test_a_misspelt_command_is_refused_with_the_near_one(score_command: Call) -> None:
     outcome = score_command("trian", "seed=1")
     assert outcome.code == 2 and outcome.out == ""
-    assert outcome.err.startswith("error: trian: no such command (did you mean train?); there are demo, train, ")
+    assert outcome.err.startswith("error: trian: no such command (did you mean train?); there are demo, prepare, ")
 
 
 def test_score_and_tools_are_one_command(score_command: Call, call: Call) -> None:
