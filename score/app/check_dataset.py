@@ -11,6 +11,7 @@ import logging
 import re
 import sys
 import textwrap
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,11 +64,18 @@ def _check(targets: list[Target], others: list[Target], workers: int) -> list[Ch
     """Check, without the notes of what is repaired in reading, which are findings here."""
     from score.data.check import check
 
-    logger = logging.getLogger("score.data")
+    logger, said = logging.getLogger("score.data"), time.monotonic()
+
+    def report(done: int, images: int) -> None:
+        nonlocal said
+        if time.monotonic() - said > 10:
+            said = time.monotonic()
+            print(f"  {done:,} of {images:,} images read", file=sys.stderr, flush=True)
+
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        return check(targets, others, workers)
+        return check(targets, others, workers, report)
     finally:
         logger.setLevel(level)
 
@@ -114,7 +122,8 @@ def _own(key: str, entry: dict[str, Any]) -> tuple[str, Source]:
 
 def _lines(result: Checked, show: int) -> list[str]:
     """A dataset's findings, grouped and counted, in lines of at most 80 columns where no name is longer."""
-    from score.data.check import count, totals
+    from score.data.check import totals
+    from score.data.findings import count
 
     counts = ", ".join(f"{number:,} {what}" for what, number in result.counts.items())
     lines = ["", f"{result.target.name}: {counts}", f"  {result.target.source.json or result.target.source.images}"]

@@ -4,54 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import numpy as np
-import shapely
-
-from score import masks
 from score.data import catalog, coco_json
-from score.data.coco_json import AGREES, Coco, who
+from score.data.coco_json import Coco, who
+from score.data.findings import Finding, refused
 from score.data.images import SUFFIXES
 from score.data.labels import LABELS, read_labels
-from score.data.pictures import NEAR, Picture, look, pairs
-from score.data.segmentations import Rings, Shape, read_segmentation
-from score.data.values import Id, Record, is_number, overlap
+from score.data.looks import look_at, readable, repeated
+from score.data.pictures import BITS, NEAR, Picture, look, pairs
+from score.data.values import Id, Record, id_reader
 from score.errors import DataError
-from score.masks import Box
 from score.names import listed
-
-OUTSIDE, BESIDE, AREA = 1, 2, 0.05
-"""Looked at: vertices and boxes more than so many pixels outside of the image, boxes more than so many off their masks,
-and areas by more than this share off both mask and polygon."""
-
-_VALUES = re.compile(
-    r"\"[^\"]*\"|'[^']*'|\[[^\]]*\]|\([^()]*\)|(?<=address )\S+|(?<=file_name ).*?(?=, which|;)"
-    r"|(?<=out of )[^;]*|(?<=may mean )[^;]*|(?<![\w.])-?\d[\d.,x]*\b(?! bits)"
-)
-
-
-class Finding(NamedTuple):
-    """One thing that is not as it should be.
-
-    Attributes:
-        kind: what it is, in words that all of its kind share.
-        where: the entry or file.
-        what: more about this one, or "".
-        stops: whether training or scoring refuses the dataset for it.
-    """
-
-    kind: str
-    where: str
-    what: str = ""
-    stops: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,75 +57,35 @@ class Checked:
     pictures: dict[str, Picture] = field(default_factory=dict)
 
 
-class Annotation(NamedTuple):
-    """An annotation as it stands, and what it is read as.
-
-    Attributes:
-        number: in the list, from 0 on.
-        record: as it stands.
-        image: detectron2's dict of its image.
-        category: the id of its category.
-        shape: its mask; None if that has no pixel.
-    """
-
-    number: int
-    record: Record
-    image: Record
-    category: Id
-    shape: Shape | None
-
-
-def check(targets: Sequence[Target], against: Sequence[Target] = (), workers: int = 1) -> list[Checked]:
+def check(
+    targets: Sequence[Target],
+    against: Sequence[Target] = (),
+    workers: int = 1,
+    report: Callable[[int, int], None] = lambda done, images: None,
+) -> list[Checked]:
     """Check datasets, each on its own, then for images that two of them share.
 
     Args:
         targets: to check.
         against: compared with only, such as targets of a benchmark.
         workers: threads that read images.
+        report: called with how many images have been read, and of how many.
 
     Returns:
-        One for each of ``targets``; pairs of images are found in the first of the two.
+        One for each of ``targets``; an image that two of them share is a finding of the first.
 
     Raises:
         DataError: one cannot be checked: there is no such file or folder, or it is no COCO JSON of instances.
     """
     checked = [_check_maps(target) if target.source.labels else _check_json(target) for target in targets]
     others = [_check_maps(target) if target.source.labels else _check_json(target) for target in against]
-    _read_pictures([*checked, *others], workers)
+    _read_pictures([*checked, *others], workers, report)
     _find_orphans(checked)
     for number, one in enumerate(checked):
         _compare(one, one)
         for other in [*checked[number + 1 :], *others]:
             _compare(one, other)
     return checked
-
-
-def count(findings: Iterable[Finding]) -> dict[tuple[bool, str], list[Finding]]:
-    """Findings by whether they stop training and by kind: first those that do, of each the most frequent first."""
-    groups: dict[tuple[bool, str], list[Finding]] = {}
-    for finding in findings:
-        groups.setdefault((finding.stops, finding.kind), []).append(finding)
-    return dict(sorted(groups.items(), key=lambda pair: (not pair[0][0], -len(pair[1]), pair[0][1])))
-
-
-def readable(content: Mapping[str, Any], coco: Coco) -> Iterator[Annotation]:
-    """The annotations of a JSON whose image, category and mask can be read."""
-    images = {record["image_id"]: record for record in coco.records}
-    read_image, read_category = (
-        coco_json.id_reader([item["id"] for item in content[kind] if isinstance(item, dict) and "id" in item])
-        for kind in ("images", "categories")
-    )
-    for number, record in enumerate(content["annotations"]):
-        if not isinstance(record, dict):
-            continue
-        image, category = images.get(read_image(record.get("image_id"))), read_category(record.get("category_id"))
-        if image is None or category not in coco.names:
-            continue
-        try:
-            shape = read_segmentation(record.get("segmentation"), image["height"], image["width"])
-        except DataError:
-            continue
-        yield Annotation(number, record, image, category, shape)
 
 
 def _check_json(target: Target) -> Checked:
@@ -172,8 +101,9 @@ def _check_json(target: Target) -> Checked:
     result.counts = {"images": len(content["images"]), "annotations": len(content["annotations"])}
     result.findings += _stops(coco, source, content)
     result.findings += _names(coco, source)
-    result.findings += [finding for each in readable(content, coco) for finding in _look_at(each)]
-    result.findings += _repeated(content, coco)
+    annotations = list(readable(content, coco))
+    result.findings += [finding for each in annotations for finding in look_at(each)]
+    result.findings += repeated(annotations)
     result.findings += _without(coco)
     for what, expected in source.expected:
         if coco.counts[what] != expected:
@@ -186,15 +116,19 @@ def _check_json(target: Target) -> Checked:
 def _stops(coco: Coco, source: catalog.Source, content: Record) -> Iterator[Finding]:
     """What the reader refuses."""
     assert source.images is not None
-    images = {record["image_id"]: Path(record["file_name"]).name for record in coco.records}
-    files: dict[str, str] = {}
-    for number, record in enumerate(content["annotations"], start=1):
-        if isinstance(record, dict) and isinstance(record.get("image_id"), int | str):
-            files[who("annotation", number, record)] = images.get(record["image_id"], "")
+    images: dict[Id | None, str] = {each["image_id"]: Path(each["file_name"]).name for each in coco.records}
+    read = id_reader([item["id"] for item in content["images"] if isinstance(item, dict) and "id" in item])
+    files = {
+        who("annotation", number, record): images.get(read(record.get("image_id")), "")
+        for number, record in enumerate(content["annotations"], start=1)
+        if isinstance(record, dict)
+    }
     for name in coco.missing:
         yield Finding("no such image", name, stops=True)
     for entry, what in coco.found:
-        if entry:
+        if entry.startswith(("all", "nothing")):
+            where, what = coco.path.name, f"{entry} {what}"
+        elif entry:
             where = f"{entry} ({files[entry]})" if files.get(entry) else entry
         elif ": no such image (" in what:
             continue
@@ -202,17 +136,6 @@ def _stops(coco: Coco, source: catalog.Source, content: Record) -> Iterator[Find
             where, _, what = what.partition(": ")
             where = os.path.relpath(where, source.images) if Path(where) != coco.path else coco.path.name
         yield refused(where, what)
-
-
-def refused(where: str, what: str) -> Finding:
-    """A finding for which training refuses the dataset, with its values if there are any."""
-    kind = kind_of(what)
-    return Finding(kind, where, what.rpartition("; ")[0] if kind != what else "", stops=True)
-
-
-def kind_of(what: str) -> str:
-    """A message without its values."""
-    return re.sub(r"…( …)+", "…", _VALUES.sub("…", what))
 
 
 def _names(coco: Coco, source: catalog.Source) -> Iterator[Finding]:
@@ -227,89 +150,6 @@ def _names(coco: Coco, source: catalog.Source) -> Iterator[Finding]:
         yield Finding("commas in the names of categories, which separate synonyms", "categories", listed(commas))
     if not coco.found and (unused := coco.unused):
         yield Finding("categories without an instance", "categories", listed(unused))
-
-
-def _look_at(each: Annotation) -> Iterator[Finding]:
-    """What of an annotation deserves a look."""
-    record, image, shape = each.record, each.image, each.shape
-    where = f"{who('annotation', each.number + 1, record)} ({Path(image['file_name']).name})"
-    if shape is None:
-        yield Finding("masks without a pixel, left out", where)
-        return
-    rle = masks.encode_shape(shape.segmentation, image["height"], image["width"])
-    if record.get("id") in (0, "0") and not isinstance(record["id"], bool):
-        yield Finding("id 0, which pycocotools' scoring takes for no match", where)
-    if not isinstance(shape.segmentation, dict):
-        yield from _look_at_rings(shape.segmentation, image, where)
-    yield from look_at_box(record.get("bbox"), shape.box, image, where)
-    area, stated = masks.area(rle), record.get("area")
-    if is_number(stated) and stated and not fits(stated, area, shape):
-        yield Finding(f"areas more than {AREA:.0%} off their masks' and polygons'", where, f"{stated}, not {area}")
-
-
-def fits(stated: float, area: int, shape: Shape) -> bool:
-    """Whether a stated area is about that of the mask, in pixels, or of its polygons."""
-    outline = shape.segmentation
-    polygons = [] if isinstance(outline, dict) else [sum(polygon(ring).area for ring in outline)]
-    return any(abs(stated - other) <= AREA * other for other in (area, *polygons))
-
-
-def _look_at_rings(rings: Rings, image: Record, where: str) -> Iterator[Finding]:
-    """What of polygons deserves a look."""
-    crossed = [point for point in map(crossing, rings) if point]
-    if crossed:
-        yield Finding("polygons that cross themselves", where, f"at {crossed[0]}")
-    if len(rings) > 1:
-        yield Finding("several polygons in one annotation: parts of one object, or several?", where, f"{len(rings)}")
-    reach = max(max(-min(ring), max(ring[::2]) - image["width"], max(ring[1::2]) - image["height"]) for ring in rings)
-    if reach > OUTSIDE:
-        yield Finding("polygons that leave the image, cut off at its edge", where, f"by {reach:g} px")
-
-
-def look_at_box(stated: Any, box: Box, image: Record, where: str) -> Iterator[Finding]:
-    """What of a box deserves a look."""
-    try:
-        numbers = [float(value) for value in stated or ()]
-    except (TypeError, ValueError, OverflowError):
-        numbers = []
-    if len(numbers) != 4:
-        what = "missing" if stated is None else "of another form"
-        yield Finding(f"boxes that are {what}, made from the masks", where)
-        return
-    x, y, width, height = numbers
-    edges, own = (x, y, x + width, y + height), (box[0], box[1], box[0] + box[2], box[1] + box[3])
-    apart = max(abs(a - b) for a, b in zip(edges, own, strict=True))
-    if not overlap(numbers, box) > AGREES:  # nan as well
-        yield Finding("boxes beside their masks, made from these", where)
-    elif apart > BESIDE:
-        yield Finding(f"boxes more than {BESIDE} px off their masks'", where, f"by {apart:g} px")
-    reach = max(-x, -y, edges[2] - image["width"], edges[3] - image["height"])
-    if reach > OUTSIDE:
-        yield Finding("boxes that leave the image", where, f"by {reach:g} px")
-
-
-def crossing(ring: Sequence[float]) -> str:
-    """Where a polygon crosses itself, as ``x y``; "" if it does not, or only touches."""
-    reason = shapely.is_valid_reason(polygon(ring))
-    return reason[18:-1] if reason.startswith("Self-intersection[") else ""
-
-
-def polygon(ring: Sequence[float]) -> shapely.Polygon:
-    """A ring ``x, y, x, y, ...`` as shapely has it."""
-    return shapely.Polygon(np.reshape(ring, (-1, 2)))
-
-
-def _repeated(content: Record, coco: Coco) -> Iterator[Finding]:
-    """Annotations with the same mask of the same class in the same image as an earlier one."""
-    first: dict[tuple[Any, ...], Annotation] = {}
-    for each in readable(content, coco):
-        if each.shape is None:
-            continue
-        key = (each.image["image_id"], each.category, str(each.record.get("iscrowd")), str(each.shape.segmentation))
-        earlier = first.setdefault(key, each)
-        if earlier is not each:
-            where = f"{who('annotation', each.number + 1, each.record)} ({Path(each.image['file_name']).name})"
-            yield Finding("the same object twice", where, f"as {who('annotation', earlier.number + 1, earlier.record)}")
 
 
 def _without(coco: Coco) -> Iterator[Finding]:
@@ -340,14 +180,17 @@ def _check_maps(target: Target) -> Checked:
     return result
 
 
-def _read_pictures(checked: Sequence[Checked], workers: int) -> None:
+def _read_pictures(checked: Sequence[Checked], workers: int, report: Callable[[int, int], None]) -> None:
     """Decode all images, and label images."""
+    done, total = 0, sum(len(result.pictures) for result in checked)
     with ThreadPoolExecutor(max(1, workers)) as pool:
         for result in checked:
             source = result.target.source
             known = {finding.where for finding in result.findings if finding.stops}  # as their headers told
             for path, picture in zip([*result.pictures], pool.map(look, [*result.pictures]), strict=True):
                 result.pictures[path] = picture
+                done += 1
+                report(done, total)
                 where = os.path.relpath(path, source.images)
                 result.findings += () if picture.fault and where in known else _look_at_picture(where, picture)
             if source.labels is not None:
@@ -402,10 +245,9 @@ def _compare(one: Checked, other: Checked) -> None:
         if distance < 0:
             kind, what = f"the same image {place}", ""
         else:
-            kind = f"nearly the same image {place} (difference hashes of 256 bits, at most {NEAR} differ)"
-            what = f", {distance}"
+            kind, what = f"nearly the same image {place} (at most {NEAR} of {BITS} bits differ)", f"{distance}"
         where = f"{names[0]} and {names[1]}" + (f" of {other.target.name}" if not within else "")
-        one.findings.append(Finding(kind, where, what.removeprefix(", ")))
+        one.findings.append(Finding(kind, where, what))
 
 
 def _named(result: Checked) -> dict[str, Picture]:

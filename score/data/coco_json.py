@@ -25,12 +25,11 @@ from score.data.segmentations import Shape, are_normalised, read_segmentation
 from score.data.values import (
     Id,
     Record,
+    id_reader,
     is_number,
     overlap,
     read_area,
     read_crowd,
-    read_id,
-    read_id_apart,
     read_sides,
     short,
 )
@@ -190,13 +189,6 @@ def who(kind: str, number: int, record: Record) -> str:
         if isinstance(record.get("id"), int | float | str)
         else f"{kind} number {number}"
     )
-
-
-def id_reader(given: Sequence[Any]) -> Callable[[Any], Id | None]:
-    """How ids of a kind are read: ``"1"``, 1 and 1.0 are one, unless both text and number occur."""
-    if len({read_id(value) for value in given}) < len({(type(value) is str, str(value)) for value in given}):
-        return read_id_apart
-    return read_id
 
 
 class _Reader:

@@ -13,13 +13,14 @@ from typing import Any, NamedTuple
 import shapely
 
 from score import masks
-from score.data.check import Checked, Target, crossing, fits, look_at_box, polygon
-from score.data.coco_json import id_reader, who
+from score.data.check import Checked, Target
+from score.data.coco_json import who
 from score.data.folders import ImageFolder
 from score.data.images import read_image
+from score.data.looks import crossing, fits, look_at_box, polygon
 from score.data.prepare.parts import take, write_image
 from score.data.segmentations import Rings, Shape, are_normalised, read_segmentation
-from score.data.values import Id, Record, is_number, read_crowd, read_id, read_sides
+from score.data.values import Id, Record, id_reader, is_number, read_crowd, read_id, read_sides
 from score.errors import DataError, OutputError
 from score.files import check_writable, write_text
 
@@ -106,7 +107,8 @@ class _Mender:
         self._sizes: dict[Id | None, tuple[int, int]] = {}
         content, source = checked.content, checked.target.source
         assert source.images is not None
-        self._files = ImageFolder(source.images, source.outside)
+        self._places: dict[str, str] = {}  # by the names of the mended images
+        self._files = ImageFolder(source.images, outside=True)  # for absolute names of files that are in it
         self._image, self._category = (
             id_reader([item["id"] for item in content[kind] if isinstance(item, dict) and "id" in item])
             for kind in ("images", "categories")
@@ -117,9 +119,12 @@ class _Mender:
         self.content["images"] = self._each("image", self._mend_image)
         self._shares = are_normalised(item.get("segmentation") for item in _dicts(content["annotations"]))
         self._seen: set[str] = set()
+        before = len(self.changes)
         if kept := self._each("annotation", self._mend_annotation):
             self.content["annotations"] = kept
             self._number()
+        else:  # nothing to be left out from
+            del self.changes[before:]
 
     def _each(self, kind: str, mend_one: Callable[[str, Record], Record | None]) -> list[Any]:
         """The entries of a kind, mended; those that are no dicts as they are, and those that hold nothing left out."""
@@ -133,7 +138,7 @@ class _Mender:
 
     def _set(self, entry: str, record: Record, key: str, value: Any, what: str) -> None:
         """Change a value, and say so, if it is another one or of another type."""
-        if key not in record or type(record[key]) is not type(value) or record[key] != value:
+        if key not in record or json.dumps(record[key]) != json.dumps(value):  # 1 is not 1.0, nor true
             record[key] = value
             self.changes.append((entry, what))
 
@@ -155,28 +160,32 @@ class _Mender:
             self._sizes[self._image(record.get("id"))] = sides
             for key, value in zip(("width", "height"), sides, strict=True):
                 self._set(entry, record, key, value, "width and height written as whole numbers")
+        root = os.path.abspath(self._files.root)
         try:
             place, _ = self._files.find(record.get("file_name"))
+            within = os.path.abspath(place or "").startswith(root + os.sep)
         except DataError:
             return record
-        if place is not None:
+        if place is not None and (within or self._checked.target.source.outside):
             name = self._write_image(place)
             self._set(entry, record, "file_name", name, "file_name written as the file is called")
         return record
 
     def _write_image(self, place: str) -> str:
         """Put an image beside the mended JSON; its name there."""
-        root = self._files.root
-        name, picture = os.path.relpath(place, root), self._checked.pictures.get(place)
-        if name.startswith(os.pardir):
-            name = os.path.relpath(place, "/").replace(os.sep, "_")
-        if picture is None or picture.fault or (picture.mode == "RGB" and not picture.turned):
-            take(Path(place), self._folder / "images" / name)
-            return name
-        name = name if name.endswith(".png") else f"{name}.png"  # with its suffix, for a.jpg may stand beside a.tif
-        write_image(self._folder / "images" / name, read_image(place))
-        self.changes.append((os.path.relpath(place, root), "written as upright RGB of 8 bits, PNG"))
-        return name
+        own, picture = os.path.relpath(place, self._files.root), self._checked.pictures.get(place)
+        linked = picture is None or picture.fault or (picture.mode == "RGB" and not picture.turned)
+        name = os.path.relpath(place, "/").replace(os.sep, "_") if own.startswith(os.pardir) else own
+        stem, suffix = os.path.splitext(name) if linked or name.endswith(".png") else (name, ".png")
+        while self._places.setdefault(f"{stem}{suffix}", place) != place:
+            stem += "_"
+        target = self._folder / "images" / f"{stem}{suffix}"
+        if linked:
+            take(Path(place), target)
+        else:
+            write_image(target, read_image(place))
+            self.changes.append((own, "written as upright RGB of 8 bits, PNG"))
+        return f"{stem}{suffix}"
 
     def _mend_annotation(self, entry: str, record: Record) -> Record | None:
         """An annotation; None if its mask has no pixel, or if it repeats one."""

@@ -69,31 +69,37 @@ def difference_hash(pixels: NDArray[np.uint8]) -> NDArray[np.bool_] | None:
 
 
 def pairs(first: Sequence[Picture], second: Sequence[Picture], within: bool) -> Iterator[tuple[int, int, int]]:
-    """Images that show the same.
+    """Images that show what one before them shows.
 
     Args:
         first, second: of two datasets.
-        within: whether the two are one, where each pair counts once.
+        within: whether the two are one, where only earlier images count.
 
     Returns:
-        Positions in ``first`` and ``second``, and how many bits of their hashes differ; -1 for the same pixels.
+        For each image of ``second``, where there is one: the position of the first one in ``first`` with the same
+        pixels, else of the most similar one; its own position; how many bits of their hashes differ, -1 for the same
+        pixels.
     """
-    same: dict[str, list[int]] = {}
-    for index, picture in enumerate(second):
-        same.setdefault(picture.content, []).append(index)
+    where: dict[str, int] = {}
     for index, picture in enumerate(first):
-        yield from ((index, other, -1) for other in same.get(picture.content, ()) if not within or other > index)
+        where.setdefault(picture.content, index)
+    same = {index: where[picture.content] for index, picture in enumerate(second) if picture.content in where}
+    same = {index: one for index, one in same.items() if not within or one < index}
+    yield from ((one, index, -1) for index, one in same.items())
     (rows, left), (columns, right) = _signs(first), _signs(second)
-    for start in range(0, len(rows), BLOCK):
-        distances = (BITS - left[start : start + BLOCK] @ right.T) / 2  # of -1 and 1
-        for row, column in zip(*np.nonzero(distances <= NEAR), strict=True):
-            one, other = int(rows[start + row]), int(columns[column])
-            if first[one].content != second[other].content and (not within or one < other):
-                yield one, other, int(distances[row, column])
+    for start in range(0, len(columns) if len(rows) else 0, BLOCK):
+        distances = (BITS - right[start : start + BLOCK] @ left.T) / 2  # of -1 and 1
+        if within:
+            distances[rows[None, :] >= columns[start : start + BLOCK, None]] = BITS
+        nearest = distances.argmin(axis=1)
+        for place, row in enumerate(nearest.tolist()):
+            index, distance = int(columns[start + place]), int(distances[place, row])
+            if distance <= NEAR and index not in same:
+                yield int(rows[row]), index, distance
 
 
-def _signs(pictures: Sequence[Picture]) -> tuple[list[int], NDArray[np.float32]]:
+def _signs(pictures: Sequence[Picture]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Positions of the images that have a hash, and these, as -1 and 1: ``[N, 256]``."""
     where = [index for index, picture in enumerate(pictures) if picture.bits is not None]
     bits = np.array([pictures[index].bits for index in where], dtype=np.float32).reshape(-1, BITS)
-    return where, 2 * bits - 1
+    return np.array(where, dtype=np.int64), 2 * bits - 1

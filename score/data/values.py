@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from score.errors import DataError
@@ -36,6 +36,13 @@ def read_id(value: Any) -> Id | None:
 def read_id_apart(value: Any) -> Id | None:
     """An id where text and numbers are told apart."""
     return value if isinstance(value, str) and value else read_id(value)
+
+
+def id_reader(given: Sequence[Any]) -> Callable[[Any], Id | None]:
+    """How ids of a kind are read: ``"1"``, 1 and 1.0 are one, unless both text and number occur."""
+    if len({read_id(value) for value in given}) < len({(type(value) is str, str(value)) for value in given}):
+        return read_id_apart
+    return read_id
 
 
 def read_sides(record: Record) -> tuple[int, int] | None:

@@ -12,9 +12,10 @@ from PIL import Image
 
 from score import masks
 from score.data import catalog
-from score.data.check import Checked, Finding, Target, check, count, kind_of
+from score.data.check import Checked, Target, check
+from score.data.findings import Finding, count, kind_of
 from score.data.mend import mend
-from score.data.pictures import BITS, NEAR, Picture, difference_hash
+from score.data.pictures import BITS, NEAR, Picture, difference_hash, pairs
 from score.errors import DataError, OutputError
 from tests.cases.situations import AREAS, CASES, EMPTY, HEIGHT, WIDTH, content, rectangle, write
 from tests.tiny_data import tiny_maps
@@ -23,7 +24,7 @@ PLAIN = "as it is"
 UNCHECKABLE = {"categories a dict", "annotations a dict", "no annotations"}
 MENDED = {  # refused, yet to be read in one way only
     "annotation ids null", "an annotation id twice", "area in a list", "area as text", "area below 0",
-    "RLE size as text", "polygons in 0..1", "polygons as text", "polygons flat", "text for a mask",
+    "RLE size as text", "polygons in 0..1", "polygons as text", "polygons flat", "text for a mask", "an absolute name",
 }  # fmt: skip
 REFUSED = {name for name, case in CASES.items() if case.refused and name not in UNCHECKABLE}
 
@@ -236,15 +237,48 @@ def test_images_in_two_sets_are_found_by_their_pixels_and_by_what_they_show(tmp_
     first.save(tmp_path / "val/images/4.png", compress_level=1)  # other bytes, the same pixels
     first.save(tmp_path / "train/images/3.png")
     Image.open(tmp_path / "train/images/2.png").save(tmp_path / "bench/images/c.jpg", quality=60)
-    results = check([train, val], [bench])
-    near = f"(difference hashes of {BITS} bits, at most {NEAR} differ)"
+    read: list[tuple[int, int]] = []
+    results = check([train, val], [bench], report=lambda *state: read.append(state))
+    assert read == [(number, 6) for number in range(1, 7)]
+    near = f"(at most {NEAR} of {BITS} bits differ)"
     found = [(finding.kind, finding.where) for result in results for finding in result.findings]
     assert found == [
         ("the same image in one set", "1.png and 3.png"),
         ("the same image in two sets", "1.png and 4.png of val"),
-        ("the same image in two sets", "3.png and 4.png of val"),
         (f"nearly the same image in two sets {near}", "2.png and c.jpg of bench"),
     ]
+
+
+def test_each_image_is_found_once_however_often_it_is_there() -> None:
+    bits = np.random.default_rng(0).integers(0, 2, BITS).astype(bool)
+    other = bits.copy()
+    other[:NEAR] ^= True
+    far = bits.copy()
+    far[: NEAR + 1] ^= True
+    same, near, apart = (
+        Picture(content="a", bits=bits),
+        Picture(content="b", bits=other),
+        Picture(content="c", bits=far),
+    )
+    assert list(pairs([same] * 3, [same] * 3, within=True)) == [(0, 1, -1), (0, 2, -1)]
+    assert list(pairs([same, near], [same, near], within=True)) == [(0, 1, NEAR)]
+    assert list(pairs([same], [apart, near], within=False)) == [(0, 1, NEAR)]
+    assert list(pairs([apart], [near], within=False)) == [(0, 0, 1)]
+    assert not list(pairs([], [near], within=False)) and not list(pairs([near], [], within=False))
+
+
+def test_names_of_mended_images_do_not_clash(tmp_path: Path) -> None:
+    def change(coco: dict[str, Any]) -> None:
+        Image.open(coco[""] / "1.png").convert("L").save(coco[""] / "1.tif")
+        Image.open(coco[""] / "2.png").save(coco[""] / "1.tif.png")
+        for record, name in zip(coco["images"], ("1.tif", "1.tif.png"), strict=True):
+            record["file_name"] = name
+
+    [result] = check([target(*write(tmp_path / "set", change))])
+    copy, _ = mended(result, tmp_path / "mended")
+    assert not copy.findings
+    assert sorted(path.name for path in (tmp_path / "mended/set/images").iterdir()) == ["1.tif.png", "1.tif_.png"]
+    assert (tmp_path / "mended/set/images/1.tif_.png").samefile(tmp_path / "set/images/1.tif.png")
 
 
 def test_a_difference_hash_lasts_through_scaling_and_is_none_of_nothing() -> None:
