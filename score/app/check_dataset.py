@@ -64,11 +64,13 @@ def _check(targets: list[Target], others: list[Target], workers: int) -> list[Ch
     """Check, without the notes of what is repaired in reading, which are findings here."""
     from score.data.check import check
 
-    logger, said = logging.getLogger("score.data"), time.monotonic()
+    logger, said = logging.getLogger("score.data"), 0.0
 
     def report(done: int, images: int) -> None:
         nonlocal said
-        if time.monotonic() - said > 10:
+        if done == 1:
+            said = time.monotonic()
+        elif time.monotonic() - said > 10:
             said = time.monotonic()
             print(f"  {done:,} of {images:,} images read", file=sys.stderr, flush=True)
 

@@ -124,9 +124,10 @@ def look_at_box(stated: Any, box: Box, image: Record, where: str) -> Iterator[Fi
 
 
 def crossing(ring: Sequence[float]) -> str:
-    """Where a polygon crosses itself, as ``x y``; "" if it does not, or only touches."""
+    """Where a polygon crosses itself, as ``x, y``; "" if it does not, or only touches."""
     reason = shapely.is_valid_reason(polygon(ring))
-    return reason[18:-1] if reason.startswith("Self-intersection[") else ""
+    place = reason.removeprefix("Self-intersection[").rstrip("]").split() if reason.startswith("Self") else ()
+    return ", ".join(f"{float(value):.1f}" for value in place)
 
 
 def polygon(ring: Sequence[float]) -> shapely.Polygon:

@@ -167,14 +167,14 @@ class _Mender:
         except DataError:
             return record
         if place is not None and (within or self._checked.target.source.outside):
-            name = self._write_image(place)
+            name = self._write_image(place, sides)
             self._set(entry, record, "file_name", name, "file_name written as the file is called")
         return record
 
-    def _write_image(self, place: str) -> str:
-        """Put an image beside the mended JSON; its name there."""
+    def _write_image(self, place: str, stated: tuple[int, int] | None) -> str:
+        """Put an image beside the mended JSON; its name there. One of another size than stated stays as it is."""
         own, picture = os.path.relpath(place, self._files.root), self._checked.pictures.get(place)
-        linked = picture is None or picture.fault or (picture.mode == "RGB" and not picture.turned)
+        linked = picture is None or picture.size != stated or (picture.mode == "RGB" and not picture.turned)
         name = os.path.relpath(place, "/").replace(os.sep, "_") if own.startswith(os.pardir) else own
         stem, suffix = os.path.splitext(name) if linked or name.endswith(".png") else (name, ".png")
         while self._places.setdefault(f"{stem}{suffix}", place) != place:

@@ -215,6 +215,22 @@ def test_images_of_other_channels_or_turned_are_written_upright_as_rgb(tmp_path:
         assert np.abs(np.asarray(turned).astype(int) - np.asarray(drawn)).mean() < 4
 
 
+def test_an_image_that_was_drawn_on_as_it_lies_is_not_turned(tmp_path: Path) -> None:
+    def change(coco: dict[str, Any]) -> None:
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        Image.open(coco[""] / "1.png").save(coco[""] / "1.jpg", exif=exif)
+        coco["images"][0]["file_name"] = "1.jpg"
+
+    [result] = check([target(*write(tmp_path / "set", change))])
+    [size] = stopped(result)
+    assert size.what == "the image has 80x96 pixels, its annotations say 96x80"
+    assert "images with an EXIF orientation, read upright" in looked(result)
+    copy, changes = mended(result, tmp_path / "mended")
+    assert not changes and [finding.what for finding in stopped(copy)] == [size.what]
+    assert (tmp_path / "mended/set/images/1.jpg").samefile(tmp_path / "set/images/1.jpg")
+
+
 def scenes(folder: Path, names: Sequence[str], seed: int) -> Target:
     """A set of smooth pictures."""
     coco = content()
@@ -297,7 +313,7 @@ def test_nothing_is_written_over_and_all_or_nothing_is_written(tmp_path: Path) -
     with pytest.raises(OutputError, match="is there already"):
         mend([result], tmp_path / "there")
     (tmp_path / "set/images/2.png").write_bytes(b"no picture")  # since it was checked
-    result.pictures[str(tmp_path / "set/images/2.png")] = Picture(mode="L")
+    result.pictures[str(tmp_path / "set/images/2.png")] = Picture(size=(WIDTH, HEIGHT), mode="L")
     with pytest.raises(DataError, match="cannot be read as an image"):
         mend([result], tmp_path / "mended")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["set", "there"]
@@ -317,3 +333,16 @@ def test_label_images(tmp_path: Path) -> None:
     assert looked(result) == {"label images without image"}
     with pytest.raises(DataError, match="maps: label images are not mended"):
         mend([result], tmp_path / "mended")
+
+
+@pytest.mark.data
+def test_the_known_faults_of_nwpu_are_found(datasets_root: Path) -> None:
+    catalog.register(datasets_root)
+    [result] = check([Target(name="nwpu_val", source=catalog.require_source("nwpu_val"))])
+    assert not stopped(result)
+    found = {kind[:12]: [finding.where for finding in group] for (_, kind), group in count(result.findings).items()}
+    assert found["id 0, which "] == ["annotation 0 (001.jpg)"]
+    assert found["polygons tha"] == ["annotation 143 (021.jpg)"]
+    assert found["several poly"] == ["annotation 82 (014.jpg)", "annotation 1094 (228.jpg)"]
+    assert found["nearly the s"] == ["073.jpg and 286.jpg", "288.jpg and 297.jpg"]
+    assert len(found["areas more t"]) > 1000 and len(found) == 6
