@@ -118,7 +118,7 @@ from score.geo import catalogue, engine, scenes
 from score.geo.store import Folder
 from tests.geo.scenes import Make
 given = catalogue.files(sorted(Path({str(Path(given[0].href).parent)!r}).iterdir()))
-scenes.run(given, Make(Path({str(pids)!r}), seconds=0.05), Folder(Path('out'), {SETTINGS}), engine=engine.local)
+scenes.run(given, Make(Path({str(pids)!r}), seconds=0.4), Folder(Path('out'), {SETTINGS}), engine=engine.local)
 """
     here = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=here, stderr=subprocess.DEVNULL)
