@@ -113,8 +113,10 @@ def test_a_scene_that_kills_its_workers_is_given_up(
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
 def test_stopped_it_goes_on(given: list[Scene], pids: Path, tmp_path: Path, stop: signal.Signals) -> None:
     code = f"""
+import signal
 from pathlib import Path
 from score.geo import catalogue, engine, scenes
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 from score.geo.store import Folder
 from tests.geo.scenes import Make
 given = catalogue.files(sorted(Path({str(Path(given[0].href).parent)!r}).iterdir()))
