@@ -28,7 +28,7 @@ from score.geo.tiles import Tile
 from score.masks import RLE
 from score.model.score import Regions
 from score.model.towers.base import Scene
-from score.segmenter import BELOW, View, Words, as_words, check_choice
+from score.segmenter import View, Words, as_words, check_choice
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 FACTS = "tiles.json"
 SURE = 0.05  # of regions kept: a score is at most this, so one below cannot be asked for
+PART = 0.5  # of a threshold, from which on a tile's view of an object may be joined with others
 
 
 @dataclass
@@ -230,7 +231,7 @@ class RasterView:
         regions = Regions(nothing, class_embed, region_embed, scene, (0, 0), [(0, 0)])
         for query, label, chance in self.segmenter.compare(regions, vocabulary, least):
             value = chance * float(kept["sure"][query])
-            if value >= max(0.5, BELOW) * least[label]:
+            if value >= PART * least[label]:
                 size, offset, counts = kept["size"][query], kept["offset"][query], str(kept["counts"][query])
                 rle = RLE(size=size.tolist(), counts=counts, offset=offset.tolist())
                 yield Found(label, value, rle, names[label], seen[label])

@@ -120,8 +120,8 @@ def _targets(settings: Mapping[str, Any], output: Path, stem: str) -> list[Path]
 
 def _area(area: Any, dates: Sequence[Date]) -> BaseGeometry | None:
     """The area of interest in the first date's CRS."""
+    from score.geo.area import read_area
     from score.geo.matching import wkt
-    from score.geo.raster import read_area
 
     if isinstance(area, list):
         with contextlib.suppress(ValueError):  # what is no number is refused there

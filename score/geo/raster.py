@@ -11,14 +11,13 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal
 
 import numpy as np
 import rasterio
 import shapely
 from affine import Affine
 from numpy.typing import NDArray
-from pyproj import CRS
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
@@ -28,14 +27,14 @@ from shapely.geometry.base import BaseGeometry
 
 from score.errors import ConfigError, DataError
 from score.files import is_address
-from score.geo.grid import Grid, between, on_earth
+from score.geo.area import Area, length, read_area, reason
+from score.geo.grid import Grid, on_earth
 from score.masks import Box
 
 warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)  # `Raster.notes` says it
 
 Pixels = NDArray[np.uint8]
 Stretch = Literal["auto"] | Sequence[float] | None
-Area: TypeAlias = str | Path | Sequence[float] | BaseGeometry
 
 SUFFIXES = (".tif", ".tiff", ".jp2", ".vrt", ".img")
 """What a file that may be a raster is known by."""
@@ -242,9 +241,7 @@ class Raster:
         except RasterioError as error:
             if not Path(self.source).exists() and "://" not in self._opened and "<" not in self._opened:
                 raise DataError(f"{self.source}: no such raster") from error
-            raise DataError(
-                f"{self.source}: cannot be read as a raster ({_reason(error)}); replace the file"
-            ) from error
+            raise DataError(f"{self.source}: cannot be read as a raster ({reason(error)}); replace the file") from error
 
     def _open(self) -> DatasetReader:
         if self._drivers is None:
@@ -319,7 +316,7 @@ class Raster:
                 )
             return (0, 0, own.width, own.height), None
         outline = read_area(area, own.crs)
-        flat = shapely.transform(shapely.segmentize(outline, _length(outline) / 64), own.pixels)
+        flat = shapely.transform(shapely.segmentize(outline, length(outline) / 64), own.pixels)
         corners = shapely.get_coordinates(flat)
         x0, y0 = np.maximum(np.floor(corners.min(0)), 0).astype(int)
         x1, y1 = np.minimum(np.ceil(corners.max(0)), own[:2]).astype(int)
@@ -374,62 +371,6 @@ class Raster:
         return sample[:, np.isfinite(sample).all(0)]
 
 
-def read_area(area: Area, crs: str | None) -> BaseGeometry:
-    """An area of interest in a raster's CRS, as one geometry.
-
-    Args:
-        area: as :class:`Raster` takes it.
-        crs: as WKT, or None.
-
-    Raises:
-        ConfigError: it is none.
-        DataError: the vector file cannot be read, or holds no polygon.
-    """
-    if isinstance(area, BaseGeometry):
-        if area.is_empty or shapely.get_dimensions(area) != 2:
-            raise ConfigError(f"area={area}: no polygon")
-        outline = area
-    elif isinstance(area, str | Path):
-        return _file_area(Path(area), crs)
-    else:
-        numbers = list(area)
-        good = len(numbers) == 4 and all(isinstance(value, int | float) and math.isfinite(value) for value in numbers)
-        if good and crs and numbers[0] > numbers[2] > -180:
-            raise ConfigError(f"area={numbers}: across the 180th meridian an area has to come from a vector file")
-        if not good or numbers[0] >= numbers[2] or numbers[1] >= numbers[3]:
-            raise ConfigError(f"area={numbers}: give WEST, SOUTH, EAST, NORTH in degrees, or a vector file")
-        if crs and (min(numbers[0], numbers[1] * 2) < -180 or max(numbers[2], numbers[3] * 2) > 180):
-            raise ConfigError(f"area={numbers}: not degrees; give WEST, SOUTH, EAST, NORTH in WGS84")
-        outline = shapely.box(*numbers)
-    if crs is None:
-        return outline
-    turned = between(4326, crs)
-    fine = shapely.segmentize(outline, max(_length(outline) / 256, 1e-9))  # straight in degrees is bent elsewhere
-    moved = shapely.transform(fine, lambda xy: np.stack(turned.transform(xy[:, 0], xy[:, 1]), axis=1))
-    if not np.isfinite(shapely.get_coordinates(moved)).all():
-        raise ConfigError(f"area={area}: outside of the raster's CRS")
-    return moved
-
-
-def _file_area(path: Path, crs: str | None) -> BaseGeometry:
-    import geopandas
-
-    try:
-        frame = geopandas.read_file(path)
-    except Exception as error:  # pyogrio, fiona and GDAL have no common one
-        raise DataError(f"area={path}: cannot be read as a vector file ({_reason(error)})") from error
-    if frame.empty or not frame.geometry.notna().any():
-        raise DataError(f"area={path}: holds no geometry")
-    if crs is not None and frame.crs is None:
-        raise DataError(f"area={path}: has no CRS; give it one")
-    if crs is not None and frame.crs != CRS(crs):
-        between(frame.crs, crs)  # refuses what cannot be turned
-    outline = (frame.to_crs(crs) if crs is not None else frame).geometry.union_all()
-    if not shapely.get_dimensions(outline) == 2:
-        raise DataError(f"area={path}: holds no polygon")
-    return cast("BaseGeometry", outline)
-
-
 def is_raster(path: str | Path) -> bool:
     """Whether a file, or an address, is one that only a raster can be: it has coordinates, or is no 8-bit photograph.
 
@@ -473,7 +414,7 @@ def _address(source: str, zoom: int) -> str:
 
 
 def _unreadable(source: str, error: RasterioError) -> DataError:
-    return DataError(f"{source}: cannot be read as a raster ({_reason(error)}); replace the file")
+    return DataError(f"{source}: cannot be read as a raster ({reason(error)}); replace the file")
 
 
 def _date(dataset: DatasetReader) -> str:
@@ -489,15 +430,3 @@ def _palette(dataset: DatasetReader) -> Pixels | None:
         return None
     colours, count = dataset.colormap(1), int(np.iinfo(dataset.dtypes[0]).max) + 1
     return np.array([colours.get(value, (0, 0, 0))[:3] for value in range(count)], np.uint8)
-
-
-def _length(outline: BaseGeometry) -> float:
-    west, south, east, north = outline.bounds
-    return max(east - west, north - south, 1e-12)
-
-
-def _reason(error: BaseException) -> str:
-    """What a library said, in one line, from where it began to go wrong."""
-    while error.__cause__ is not None and str(error.__cause__):
-        error = error.__cause__
-    return " ".join(str(error).split())[:200] or type(error).__name__
