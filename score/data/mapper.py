@@ -16,6 +16,7 @@ from score.data.images import read_image, resized
 from score.data.labels import UNLABELLED, read_labels
 
 Record = dict[str, Any]
+LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, what eyes weigh colours by
 
 
 class QuarterTurn(T.Transform):
@@ -53,6 +54,7 @@ class TrainMapper:
         scale: range of the factor between the square and the one that the image is fitted into.
         flip: probability of mirroring left and right.
         turns: also turn by a random number of quarters; with a flip of 0.5 all eight views are as likely.
+        colour: brightness, contrast and saturation are each multiplied by a factor of up to 1 + or - this; 0 for none.
         image_pad: grey level of the padding; masks are padded with 0.
         max_instances: keep so many instances of an image, chosen at random; None for all.
         ignore: also say where nothing may count as background.
@@ -66,6 +68,7 @@ class TrainMapper:
         scale: Sequence[float] = (0.1, 2.0),
         flip: float = 0.5,
         turns: bool = False,
+        colour: float = 0.0,
         image_pad: float = 128,
         max_instances: int | None = None,
         ignore: bool = False,
@@ -73,6 +76,7 @@ class TrainMapper:
     ) -> None:
         self.size, self.scale, self.flip, self.turns = size, (float(scale[0]), float(scale[1])), flip, turns
         self.image_pad, self.max_instances, self.ignore, self.seed = image_pad, max_instances, ignore, seed
+        self.colour = colour
         self._rng = np.random.default_rng(seed)
 
     def __call__(self, record: Record) -> Record:
@@ -96,6 +100,8 @@ class TrainMapper:
         else:
             classes, kept, left = self._instances(rng, record.get("annotations", ()), transform)
             ignored = self._covered(left if self.ignore else (), transform)
+        if self.colour:  # drawn last: without it a seed gives what it always gave
+            pixels = recoloured(pixels, rng.uniform(1 - self.colour, 1 + self.colour, size=3))
         instances = Instances((self.size, self.size))
         instances.gt_classes = torch.tensor(classes, dtype=torch.int64)
         stacked = np.stack(kept) if kept else np.zeros((0, self.size, self.size), dtype=bool)
@@ -243,6 +249,15 @@ def rasterise(segmentation: Any, transform: T.TransformList, size: tuple[int, in
         part = polygons_to_bitmask([(ring - low).reshape(-1) for ring in rings], *(high - low)[::-1])
         mask[low[1] : high[1], low[0] : high[0]] = part
     return mask
+
+
+def recoloured(pixels: NDArray[np.uint8], factors: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """RGB ``[H, W, 3]`` with its brightness, contrast and saturation multiplied by ``factors``, in this order."""
+    brightness, contrast, saturation = factors
+    values = pixels.astype(np.float32) * brightness
+    values = values.mean() + contrast * (values - values.mean())
+    grey = (values @ LUMA)[..., None]
+    return np.clip(grey + saturation * (values - grey) + 0.5, 0, 255).astype(np.uint8)
 
 
 def _tensor(pixels: NDArray[np.uint8]) -> torch.Tensor:

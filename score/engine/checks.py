@@ -41,7 +41,7 @@ _KEYS = {  # of all commands; a name that two of them have means the same in bot
     POSITIVE: """optim.lr optim.weight_decay optim.clip_norm optim.warmup_factor min_area min_area_m2 learn.lr
         learn.weight_decay learn.temperature""",
     POSITIVE._replace(many=True): "input.train.scale regions.scale",
-    SHARE: "min_score overlap false_alarms input.train.flip learn.dropout learn.balance",
+    SHARE: "min_score overlap false_alarms input.train.flip input.train.colour learn.dropout learn.balance",
     MAYBE_SHARE: "score val background ensemble.alpha ensemble.beta optim.ema",
     SHARE._replace(many=True): "alphas betas",
 }

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import transforms as T
-from PIL import Image
+from PIL import Image, ImageEnhance
 from pycocotools import mask as coco_mask
 
 from score import masks
 from score.data import catalog
 from score.data.images import read_image
-from score.data.mapper import QuarterTurn, TestMapper, TrainMapper, rasterise, reaches
+from score.data.mapper import QuarterTurn, TestMapper, TrainMapper, rasterise, reaches, recoloured
 from score.errors import DataError
 
 Write = Callable[..., tuple[Path, Path]]
@@ -158,6 +158,30 @@ def test_without_turns_a_seed_draws_what_it_always_drew(records: list[dict[str, 
         assert np.array_equal(sample["image"].permute(1, 2, 0)[: len(crop)], crop)
         if len(sample["instances"]) == 4:
             assert sample["instances"].gt_classes.tolist() == sorted(rng.choice(9, 4, replace=False))
+
+
+def test_colours_change_by_the_share_that_was_asked_for_and_shapes_do_not(records: list[dict[str, Any]]) -> None:
+    plain = TrainMapper(size=30, scale=(1.1, 3.0), seed=8)
+    still, bold = (TrainMapper(size=30, scale=(1.1, 3.0), colour=share, seed=8) for share in (1e-6, 0.5))
+    differences = []
+    for position in range(12):
+        before, same, changed = (mapper({**records[0], "position": position}) for mapper in (plain, still, bold))
+        assert torch.equal(before["image"], same["image"])
+        assert torch.equal(before["instances"].gt_masks.tensor, changed["instances"].gt_masks.tensor)
+        differences.append((changed["image"].float() - before["image"].float()).abs().mean().item())
+    assert len(set(differences)) >= 8 and max(differences) > 10  # of a white shape: what is brighter stays white
+
+
+def test_brightness_contrast_and_saturation_are_those_of_pillow() -> None:
+    pixels = np.random.default_rng(0).integers(60, 130, (20, 30, 3), dtype=np.uint8)
+    picture = Image.fromarray(pixels)
+    kinds = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+    for index, kind in enumerate(kinds):
+        for factor in (0.7, 1.3):
+            factors = np.ones(3)
+            factors[index] = factor
+            wanted = np.asarray(kind(picture).enhance(factor)).astype(int)
+            assert np.abs(recoloured(pixels, factors).astype(int) - wanted).max() <= 2  # Pillow rounds grey levels
 
 
 def test_ignored_is_all_that_is_no_background_but_no_padding(records: list[dict[str, Any]]) -> None:
