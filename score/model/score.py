@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from typing import Literal, NamedTuple
 
 import torch
@@ -19,16 +18,12 @@ from score.model.mask_decoder import ClassEmbedding, Head, MaskDecoder
 from score.model.pixel_decoder import PixelDecoder, Pixels
 from score.model.places import PlacesDecoder
 from score.model.postprocess import InstanceSelection, semantic_map
+from score.model.stages import stage
 from score.model.towers.base import Scene, Tower, resize
 from score.model.vocabulary import TextEncoder, Vocabulary
 from score.names import check, is_seen
 
 STRIDE = 32  # the coarsest level: padded sizes are multiples of it
-
-
-def stage(name: str) -> AbstractContextManager:
-    """Name a stage of the network; PyTorch's profiler reports its time under ``score: name``."""
-    return torch.profiler.record_function(f"score: {name}")
 
 
 class Resize(NamedTuple):
@@ -224,8 +219,7 @@ class SCORE(nn.Module):
     def look(self, inputs: list[dict]) -> Regions:
         """Find regions in a batch of detectron2 dicts: all of the network that does not depend on words."""
         images = self._images(inputs)
-        with stage("towers"):
-            pyramid, scene = self._towers(images.tensor)
+        pyramid, scene = self._towers(images.tensor)
         with stage("pixel decoder"):
             pixels = self.pixel_decoder(pyramid)
         with stage("mask decoder"):
@@ -260,7 +254,8 @@ class SCORE(nn.Module):
     def _towers(self, images: Tensor) -> tuple[dict[str, Tensor], Scene | None]:
         """Both frozen towers' view of the padded batch."""
         with torch.no_grad():
-            pyramid = self.backbone.pyramid(images)
+            with stage("backbone"):
+                pyramid = self.backbone.pyramid(images)
             if self.scene is None:
                 return pyramid, None
             if self.scene is self.backbone:
@@ -269,7 +264,8 @@ class SCORE(nn.Module):
                 self.backbone_std, self.scene_std
             ):
                 images = (images * self.backbone_std + self.backbone_mean - self.scene_mean) / self.scene_std
-            return pyramid, self.scene.encode_scene(images)
+            with stage("scene tower"):
+                return pyramid, self.scene.encode_scene(images)
 
     def _adapted(self, bank: Tensor, scene: Scene | None, batch: int) -> Tensor:
         """The text bank as each image's scene changes it, ``[B, S, E]``."""
@@ -288,14 +284,17 @@ class SCORE(nn.Module):
         pyramid, scene = self._towers(images.tensor)
         text = self.vocabulary(self.train_names)
         bank = self._adapted(text.embeds, scene, len(inputs))
-        pixels = self.pixel_decoder(pyramid)
+        with stage("pixel decoder"):
+            pixels = self.pixel_decoder(pyramid)
         targets = [self._target(item, images.tensor.shape[-2:]) for item in inputs]
-        decoded = self.mask_decoder(pixels, targets)
+        with stage("mask decoder"):
+            decoded = self.mask_decoder(pixels, targets)
 
         def classify(head: Head) -> Tensor:
             return self.classifier(self._class_embed(head, pixels, scene), bank, text.counts)
 
-        return self.criterion(decoded, classify, targets)
+        with stage("criterion"):
+            return self.criterion(decoded, classify, targets)
 
     def _target(self, item: dict, padded: torch.Size) -> losses.Target:
         """Ground truth of one image, masks zero-padded as the image is."""

@@ -179,7 +179,8 @@ def test_stages_are_named_for_the_profiler(build: Callable[..., SCORE]) -> None:
         (event for event in profile.events() if event.name.startswith("score: ")), key=lambda e: e.time_range.start
     )
     names = [event.name.removeprefix("score: ") for event in found]
-    stages = ["towers", "pixel decoder", "mask decoder", "regions", "classes", "instances", "semantic map"]
+    towers = ["backbone", "scene tower"]
+    stages = [*towers, "pixel decoder", "mask decoder", "regions", "classes", "instances", "semantic map"]
     assert names == stages
 
 
