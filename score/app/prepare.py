@@ -44,7 +44,7 @@ def main(config: DictConfig) -> None:
     summary = run.prepare(plan, root, workers=workers, overwrite=settings["overwrite"], report=report)
     _tell(plan.classes, summary)
     differ = _differences(plan.name, summary)
-    folder = root / plan.name
+    folder = root / plan.place
     write_page(folder / "report.html", plan, summary, folder, differ)
     print(f"saved in {folder}, with report.html; data={plan.name}_{next(iter(summary.images))} finds it")
     if differ:

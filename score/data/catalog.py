@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -117,7 +117,7 @@ def read_spec(path: Path) -> Spec:
 def register(
     root: Path | None = None, *, cache: Path | None = None, generate: Mapping[str, Any] | None = None
 ) -> dict[str, Spec]:
-    """Register every split of every ``datasets/*.yaml`` and ``ROOT/*/dataset.yaml``; nothing else is read yet.
+    """Register every split of ``datasets/*.yaml`` and of what ``score prepare`` wrote; nothing else is read yet.
 
     Args:
         root: of the datasets' working layout; by default what ``SCORE_DATASETS`` names.
@@ -130,10 +130,12 @@ def register(
     if root is None and os.environ.get(ROOT_VARIABLE):
         root = Path(os.environ[ROOT_VARIABLE])
     cache = (cache_folder(cache or os.environ.get(CACHE_VARIABLE) or "user") or Path("cache")) / "datasets"
-    own = (
-        sorted(root.glob("*/dataset.yaml")) if root else []
-    )  # as `score prepare` writes them; those shipped come first
-    specs = {spec.name: spec for spec in map(read_spec, [*own, *sorted(FOLDER.glob("*.yaml"))])}
+    own = sorted(path for place in ("*", "semantic/*") for path in root.glob(f"{place}/dataset.yaml")) if root else []
+    specs: dict[str, Spec] = {}
+    for spec in map(read_spec, [*own, *sorted(FOLDER.glob("*.yaml"))]):  # those shipped come first
+        prepared = specs.get(spec.name)
+        more = prepared.splits if prepared and prepared.classes == spec.classes else {}
+        specs[spec.name] = replace(spec, splits={**more, **spec.splits})
     for spec in specs.values():
         for split in spec.splits:
             _register(spec.name, split, _source(spec, split, root, cache, generate or {}))

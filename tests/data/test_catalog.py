@@ -24,7 +24,7 @@ def test_every_dataset_of_the_protocol_is_registered(tmp_path: Path) -> None:
             assert tuple(metadata.thing_classes) == spec.classes
             assert (metadata.score_name, metadata.score_split) == (name, split)
             whole = "val" if files.part else split  # a part of a set lies in the whole's files
-            assert metadata.image_root.endswith(f"{name.removesuffix('_semantic')}/{whole}/images")
+            assert metadata.image_root.endswith(f"{name}/{whole}/images")
             if files.labels:
                 assert metadata.evaluator_type == "sem_seg" and metadata.json_file is None
             else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -62,7 +63,7 @@ class Plan:
     """A source as it will be prepared.
 
     Attributes:
-        name: of the dataset, and its folder.
+        name: of the dataset.
         classes: names in their order.
         items: of all splits.
         licence, source: in words, for the dataset's file.
@@ -79,6 +80,11 @@ class Plan:
     notes: Sequence[str] = ()
     labels: bool = False
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def place(self) -> str:
+        """Its folder in the working layout."""
+        return f"semantic/{self.name}" if self.labels else self.name
 
 
 def write_image(path: Path, pixels: NDArray[np.uint8]) -> None:
@@ -176,6 +182,27 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
     if pixels is None or _is_cut(path, data):
         raise DataError(f"{path}: cannot be read as an image, or ends too early; get it again")
     return np.asarray(pixels, np.uint8)
+
+
+def read_bands(path: Path) -> NDArray[np.uint8]:
+    """Read the first three bands of a raster of 8 bits whole, as ``[H, W, 3]``.
+
+    Raises:
+        DataError: it cannot be read, or has fewer bands or more bits.
+    """
+    import rasterio  # GDAL, for few
+
+    try:
+        with warnings.catch_warnings(), rasterio.open(path) as raster:
+            warnings.simplefilter("ignore")
+            pixels = raster.read((1, 2, 3))
+    except (rasterio.errors.RasterioError, IndexError) as error:
+        raise DataError(
+            f"{path}: cannot be read as a raster of three bands ({' '.join(str(error).split())[:120]})"
+        ) from error
+    if pixels.dtype != np.uint8:
+        raise DataError(f"{path}: a raster of {pixels.dtype}; it needs 8 bits a band")
+    return np.ascontiguousarray(pixels.transpose(1, 2, 0))
 
 
 def _is_cut(path: Path, data: NDArray[np.uint8]) -> bool:

@@ -80,7 +80,7 @@ def prepare(
         DataError: items that cannot be read, after all others have been done; or none.
         OutputError: the folder holds something else, or cannot be written.
     """
-    folder = root / plan.name
+    folder = root / plan.place
     if not plan.items:
         raise DataError(f"{plan.source or plan.name}: nothing in it that {plan.name} is made of")
     with locked(folder):
@@ -233,7 +233,7 @@ def _write_spec(plan: Plan, folder: Path, summary: Summary) -> None:
     """Write ``dataset.yaml``, by which ``data=NAME_SPLIT`` finds it."""
     splits = {}
     for split, count in summary.images.items():
-        place = f"{plan.name}/{split}"
+        place = f"{plan.place}/{split}"
         truth = {"labels": f"{place}/labels"} if plan.labels else {"annotations": f"{place}/instances_{split}.json"}
         expected = {"images": count} | ({} if plan.labels else {"instances": summary.instances[split]})
         splits[split] = {"images": f"{place}/images", **truth, "expected": expected}

@@ -70,19 +70,13 @@ def _published(dataset: str, source: Path, settings: Settings, size: int | None,
         lists = {name: Path(path) for name, path in settings["lists"].items() if path}
         items, notes = samrs.items(source, spec.classes, split, lists)
     else:
-        items, notes = semantic.items(source, semantic.FORMS[dataset], size, overlap)
+        items, notes = semantic.items(source, dataset, split, size, overlap)
     labels = dataset in semantic.FORMS
-    classes = semantic.FORMS[dataset].classes if labels else spec.classes
-    return Plan(dataset, classes, items, spec.licence, spec.source, notes, labels, facts(settings, size, overlap))
+    return Plan(dataset, spec.classes, items, spec.licence, spec.source, notes, labels, facts(settings, size, overlap))
 
 
 def _own(dataset: str, source: Path, settings: Settings, size: int | None, overlap: int) -> Plan:
     """One's own labels: the classes are those that they name."""
-    if dataset in semantic.FORMS:
-        form = semantic.FORMS[dataset]
-        items, notes = semantic.items(source, form, size, overlap)
-        return Plan(dataset, form.classes, items, source=dataset, notes=notes, labels=True,
-                    facts=facts(settings, size, overlap))  # fmt: skip
     if dataset in BOXES:
         names, items, notes = boxes.items(source, BOXES[dataset])
         return Plan(dataset, names, items, source=dataset, notes=notes, facts=facts(settings, size, overlap))

@@ -92,18 +92,22 @@ def labelme(folder: Path) -> Path:
     return folder
 
 
-def semantic(folder: Path, colours: bool) -> Path:
-    """Potsdam's form, or LoveDA's."""
-    classes = np.zeros(SIZE, np.uint8)
+def semantic(folder: Path, image: str, label: str, values: list[int] | list[tuple[int, int, int]]) -> Path:
+    """An image and its label map under the given names; ``values`` are of the ground and of each object."""
+    numbers = np.zeros(SIZE, np.uint8)
     for index, mask in enumerate(masks().values()):
-        classes[mask] = index + 1
-    if colours:
-        table = np.array([(255, 255, 255), (0, 0, 255), (0, 255, 255), (255, 0, 0)], np.uint8)
-        save(folder / "images" / "top_2_10_RGB.png", picture())
-        save(folder / "labels" / "top_2_10_label.png", table[classes])
+        numbers[mask] = index + 1
+    save(folder / label, np.array(values, np.uint8)[numbers])
+    if image.endswith(".tif"):
+        import rasterio
+
+        (folder / image).parent.mkdir(parents=True, exist_ok=True)
+        bands = np.concatenate([picture().transpose(2, 0, 1), np.full((2, *SIZE), 7, np.uint8)])
+        facts = {"driver": "GTiff", "count": 5, "dtype": "uint8", "height": SIZE[0], "width": SIZE[1]}
+        with rasterio.open(folder / image, "w", transform=rasterio.Affine(0.2, 0, 9, 0, -0.2, 9), **facts) as raster:
+            raster.write(bands)
     else:
-        save(folder / "Train" / "Rural" / "images_png" / "7.png", picture())
-        save(folder / "Train" / "Rural" / "masks_png" / "7.png", classes)
+        save(folder / image, picture())
     return folder
 
 

@@ -131,19 +131,96 @@ def test_drawn_outlines_come_back(tmp_path: Path, kind: str) -> None:
     assert len(load("mine_train")) == 1  # data=mine_train works at once
 
 
-@pytest.mark.parametrize(("dataset", "colours"), [("potsdam", True), ("loveda", False)])
-def test_label_maps_become_positions(tmp_path: Path, dataset: str, colours: bool) -> None:
-    made = plan(dataset, archives.semantic(tmp_path / "raw", colours))
-    prepare(made, tmp_path)
-    [path] = (tmp_path / dataset / "train" / "labels").iterdir()
-    labels = np.asarray(Image.open(path))
-    first, second, third = (labels[mask] for mask in archives.masks().values())
-    values = {int(part[0]) for part in (first, second, third)}
-    assert all((part == part[0]).all() for part in (first, second, third)) and len(values) == 3
-    expected = ["building", "low vegetation", "clutter"] if colours else ["background", "building", "road"]
-    assert [made.classes[part[0]] for part in (first, second, third)] == expected
-    rest = ~np.logical_or.reduce(list(archives.masks().values()))
-    assert (labels[rest] == (0 if colours else 255)).all()
+SEMANTIC = [  # as published: an image, its label map, values of the ground and three objects, and what these are
+    ("landdiscover50k", "TR_Image/1.png", "GT_ID/1.png", [0, 1, 12, 39],
+     ["", "bare land", "large-vehicle", "windmill"]),
+    ("flair", "flair_aerial_test/D012_2019/Z13_AA/img/IMG_062871.tif",
+     "flair_labels_test/D012_2019/Z13_AA/msk/MSK_062871.tif", [19, 1, 12, 13], ["", "building", "plowed land", ""]),
+    ("flair", "FLAIR_test/image/7.png", "FLAIR_test/mask/7.png", [12, 0, 11, 4],
+     ["", "building", "plowed land", "water"]),
+    ("fast_semantic", "FAST/val/images/7.png", "FAST/val/semlabels/gray/7.png", [255, 0, 36, 5],
+     ["", "A220", "Warship", "Baseball-Field"]),
+    ("potsdam", "2_Ortho_RGB/top_potsdam_2_10_RGB.png", "5_Labels_all/top_potsdam_2_10_label.png",
+     [(255, 0, 0), (255, 255, 255), (255, 255, 0), (0, 0, 0)], ["", "impervious surface", "car", ""]),
+    ("potsdam", "img_dir/val/2_10_0.png", "ann_dir/val/2_10_0.png", [5, 0, 4, 255],
+     ["", "impervious surface", "car", ""]),
+    ("vaihingen", "top/top_mosaic_09cm_area1.png", "gts_for_participants/top_mosaic_09cm_area1.png",
+     [(255, 0, 0), (255, 255, 255), (0, 255, 0), (0, 0, 0)], ["clutter", "impervious surface", "tree", ""]),
+    ("floodnet", "test/test-org-img/7.jpg", "test/test-label-img/7_lab.png", [0, 1, 9, 5],
+     ["", "building flooded", "grass", "water"]),
+    ("floodnet", "val+test/img/7.jpg", "val+test/lbl/7.png", [0, 1, 9, 5], ["", "building flooded", "grass", "water"]),
+    ("loveda", "Val/Rural/images_png/7.png", "Val/Rural/masks_png/7.png", [0, 1, 7, 4],
+     ["", "background", "agriculture", "water"]),
+    ("uavid", "uavid_val/seq1/Images/000000.png", "uavid_val/seq1/Labels/000000.png",
+     [(0, 0, 0), (128, 0, 0), (64, 64, 0), (192, 0, 192)], ["background clutter", "building", "human", "static car"]),
+    ("openearthmap", "aachen/images/aachen_1.png", "aachen/labels/aachen_1.png", [0, 1, 8, 6],
+     ["", "bareland", "building", "water"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("dataset", "image", "label", "values", "names"), SEMANTIC, ids=lambda value: str(value)[:30])
+@pytest.mark.parametrize("size", [None, 50])
+def test_label_maps_become_positions(
+    tmp_path: Path, dataset: str, image: str, label: str, values: list[Any], names: list[str], size: int | None
+) -> None:
+    made = plan(dataset, archives.semantic(tmp_path / "raw", image, label, values), tile_size_px=size)
+    summary = prepare(made, tmp_path)
+    [split] = summary.images
+    assert split == ("train" if dataset in ("landdiscover50k", "vaihingen", "openearthmap") else "val")
+    register(tmp_path)
+    records = load(f"{dataset}_{split}")  # data=NAME works at once
+    assert len(records) == (1 if size is None else 6)
+    for record in records:
+        path, x, y = Path(record["file_name"]), 0, 0
+        if size:
+            x, y = map(int, path.stem.split("_")[-2:])
+        labels = np.asarray(Image.open(record["sem_seg_file_name"]))
+        height, width = labels.shape
+        here = (slice(y, y + height), slice(x, x + width))
+        if not image.endswith(".jpg"):
+            assert (np.asarray(Image.open(path)) == archives.picture()[here]).all()
+        rest = ~np.logical_or.reduce(list(archives.masks().values()))
+        for mask, name in zip([rest, *archives.masks().values()], names, strict=True):
+            assert (labels[mask[here]] == (made.classes.index(name) if name else 255)).all()
+
+
+def test_label_maps_are_matched_by_folders_or_a_name_of_their_own(tmp_path: Path) -> None:
+    for sequence in ("seq1", "seq2"):
+        archives.semantic(
+            tmp_path / "raw", f"uavid_train/{sequence}/Images/0.png", f"uavid_train/{sequence}/Labels/0.png",
+            [(0, 0, 0)] * 4,
+        )  # fmt: skip
+    assert [item.key for item in plan("uavid", tmp_path / "raw").items] == [
+        "uavid_train_seq1_0",
+        "uavid_train_seq2_0",
+    ]
+    (tmp_path / "raw/uavid_train/seq1/Labels/0.png").unlink()  # that of seq2 is not its
+    made = plan("uavid", tmp_path / "raw")
+    assert [item.key for item in made.items] == ["uavid_train_seq2_0"]
+    assert made.notes == ["1 images have no label map, left out"]
+    archives.save(tmp_path / "raw/uavid_train/seq2/Images/0.jpg", archives.picture())
+    with pytest.raises(DataError, match="of one name with uavid_train/seq2/Images/0"):
+        plan("uavid", tmp_path / "raw")
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        (np.full(archives.SIZE, 9, np.uint8), r"1_mask\.png: the value 9 is no class"),
+        (np.zeros((5, 6), np.uint8), r"has 120x90 pixels, its annotations say 6x5"),
+        (np.zeros((*archives.SIZE, 3), np.uint8), "it needs one channel of whole numbers"),
+        (np.full(archives.SIZE, 60000, np.uint16), "the value 60000 is no class"),
+    ],
+    ids=["value", "size", "colour", "wide"],
+)
+def test_label_maps_that_are_none(tmp_path: Path, pixels: Any, message: str) -> None:
+    source = archives.semantic(tmp_path / "raw", "Train/images_png/1.png", "Train/masks_png/1_mask.png", [0, 1, 2, 3])
+    assert not plan("loveda", source).items  # of another name
+    archives.save(source / "Train/images_png/1_mask.png", archives.picture())
+    archives.save(source / "Train/masks_png/1_mask.png", pixels)
+    with pytest.raises(DataError, match=message):
+        prepare(plan("loveda", source), tmp_path)
+    assert not list((tmp_path / "semantic").rglob("*.png"))
 
 
 def test_coco_whole_in_tiles_and_split_by_seed(tmp_path: Path) -> None:
