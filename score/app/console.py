@@ -23,6 +23,7 @@ COMMANDS = [
     "weights",
     "convert",
     "align",
+    "profile",
 ]
 
 

@@ -1,0 +1,67 @@
+"""See what a model costs, part by part: ``score profile models=lite [training=true] [KEY=VALUE ...]``.
+
+Parameters, operations, time and memory of every stage, and images a second. Several models, as in
+models=[lite,runs/own], run in turn, so that their times can be compared on a machine that others use as well.
+"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
+
+from score.app.command import CONFIGS, command, plain, typed
+
+if TYPE_CHECKING:
+    import torch
+
+    from score.model.score import SCORE
+
+
+@command("commands/profile")
+def main(config: DictConfig) -> None:
+
+    from score import runtime
+    from score.engine import checks
+    from score.files import check_writable, save_json, write_text
+    from score.studies import profile as costs
+
+    checks.check_numbers(config, size=checks.COUNT, batches=checks.COUNT._replace(many=True), repeats=checks.COUNT)
+    settings = plain(config)
+    output = Path(config.output)
+    check_writable(output)
+    device = runtime.select_device(config.runtime.device, config.runtime.threads)
+    names = settings["models"] if isinstance(settings["models"], list) else [settings["models"]]
+    models = {name: _model(name, device, settings["training"]) for name in names}
+    keys = ("size", "repeats", "training")
+    result = costs.profile(models, batches=settings["batches"], **{key: settings[key] for key in keys})
+    facts = {
+        "command": typed(),
+        "device": str(device),
+        "threads": config.runtime.threads,
+        "versions": runtime.versions(),
+    }
+    text = costs.table(result)
+    save_json(output / "profile.json", {**result, **facts})
+    write_text(output / "profile.md", f"# Costs\n\n    {typed()}\n\n{text}")
+    print(f"{text}\nsaved as {output / 'profile.md'} and {output / 'profile.json'}")
+
+
+def _model(name: str, device: torch.device, training: bool) -> SCORE:
+    """A model folder's or a known model, or one of random weights, built of settings."""
+    from score.data import catalog
+    from score.weights import folder, known
+
+    if "=" not in name:
+        return folder.load(known.find(name), device)[0]
+    GlobalHydra.instance().clear()  # this command's own settings have been read
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        config = hydra.compose("config", ["weights=random", "paths.cache=null", *shlex.split(name)])
+    OmegaConf.set_struct(config, False)
+    dataset, _, _ = config.data.train.rpartition("_")
+    config.model.train_names = list(catalog.register()[dataset].classes)
+    return folder.build(config).to(device)
