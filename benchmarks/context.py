@@ -186,7 +186,7 @@ class Finder:
         made = []
         for record, [item] in zip(records, test_loader(records, TestMapper(*self.model.resize), 0), strict=True):
             found, chosen, prediction = self._look(item, names)
-            part = encode(prediction, 0, item, self.model.selection)
+            part = encode(prediction, 0, item)
             place = torch.searchsorted(prediction.regions.shown(0), chosen).numpy()
             arrays = {key: getattr(part, key)[place] for key in ("in_logits", "out_logits", "quality")}
             found.masks = replace(part, **arrays, rles=[part.rles[i] for i in place])

@@ -42,6 +42,49 @@ def encode(masks: NDArray[Any] | Tensor, offset: Sequence[int] = (0, 0)) -> list
     return [_rle(rle, offset) for rle in encoded]
 
 
+def encode_columns(columns: NDArray[np.bool_], left: int, width: int) -> RLE:
+    """Encode the mask of a whole image from the columns where it is.
+
+    Run lengths go down the columns, so the empty ones on either side only lengthen the first run and the last. They are
+    lengthened in the code itself; a mask of a large image costs no more than its own columns.
+
+    Args:
+        columns: ``[n, H]``, C-contiguous; those from ``left`` on, the last one empty unless it is the image's last.
+        left: how many come before.
+        width: of the image.
+    """
+    count, height = columns.shape
+    if not columns.any():
+        return RLE(size=[height, width], counts=_code(height * width))
+    code = coco_mask.encode(columns.view(np.uint8).T[..., None])[0]["counts"].decode()
+    first = next(place for place, sign in enumerate(code) if not _goes_on(sign)) + 1
+    last = next((place for place in range(len(code) - 1, 0, -1) if not _goes_on(code[place - 1])), 0)
+    start = _code(_number(code[:first]) + left * height)
+    end = _code(_number(code[last:]) + (width - left - count) * height)
+    return RLE(size=[height, width], counts=start + code[first:last] + end)  # two runs at least: there is something
+
+
+def _goes_on(sign: str) -> bool:
+    return bool(ord(sign) - 48 & 32)
+
+
+def _number(code: str) -> int:
+    """A number in COCO's code: five bits a sign, the lowest first; a sign's sixth bit says that another follows."""
+    value = sum((ord(sign) - 48 & 31) << 5 * place for place, sign in enumerate(code))
+    return value - (1 << 5 * len(code)) if ord(code[-1]) - 48 & 16 else value  # the last sign's fifth bit is the minus
+
+
+def _code(number: int) -> str:
+    """A number in COCO's code."""
+    signs = ""
+    while True:
+        low, number = number & 31, number >> 5
+        last = number == (-1 if low & 16 else 0)
+        signs += chr(48 + low + (0 if last else 32))
+        if last:
+            return signs
+
+
 def encode_shape(shape: Any, height: int, width: int) -> RLE:
     """Encode ground truth of an image: polygons (lists of x, y, x, y, ... that COCO joins), or run lengths.
 

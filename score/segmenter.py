@@ -13,8 +13,8 @@ from score import load_model
 from score.data.images import ImageLike, read_image, resized
 from score.detections import Detection, suppress
 from score.errors import ConfigError
-from score.masks import RLE, paste
-from score.model.postprocess import encode_windows, sureness
+from score.masks import RLE
+from score.model.postprocess import encode_whole, encode_windows, sureness
 from score.names import is_seen
 from score.result import Found, Result
 
@@ -290,14 +290,17 @@ class View:
     def masks(self, queries: Iterable[int]) -> Mapping[int, tuple[RLE, float]]:
         """Masks at the image's size and how sure the model is of each; made once, at the first call for a query."""
         missing = [query for query in queries if query not in self._masks]
-        for query, rle, sure in zip(missing, *self.windows(missing), strict=True):
-            self._masks[query] = paste(rle, *self.pixels.shape[:2]), sure
+        for query, rle, sure in zip(missing, *self._encoded(missing, encode_whole), strict=True):
+            self._masks[query] = rle, sure
         return self._masks
 
     def windows(self, queries: Sequence[int]) -> tuple[list[RLE], list[float]]:
         """Masks in the windows where they are, and how sure the model is of each."""
+        return self._encoded(queries, encode_windows)
+
+    def _encoded(self, queries: Sequence[int], encode: Callable) -> tuple[list[RLE], list[float]]:
         regions, size = self.regions, self.pixels.shape[:2]
-        rles, confidence = encode_windows(regions.mask_logits[0, queries], regions.padded, regions.sizes[0], size)
+        rles, confidence = encode(regions.mask_logits[0, queries], regions.padded, regions.sizes[0], size)
         return rles, sureness(confidence, None if regions.quality is None else regions.quality[0, queries]).tolist()
 
 

@@ -87,3 +87,14 @@ def test_pasting_is_cutting_out_the_whole_image() -> None:
         bits = rng.random((1, rng.integers(1, height + 1), rng.integers(1, width + 1))) < rng.choice([0, 0.1, 0.5, 1])
         window = masks.encode(bits, rng.integers(-3, 8, 2))[0]
         assert masks.paste(window, height, width) == masks.cut(window, (0, 0, width, height))
+
+
+def test_columns_are_encoded_as_the_whole() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        height, width = (int(side) for side in rng.integers(1, 40, 2))
+        left, right = np.sort(rng.integers(0, width + 1, 2))
+        bits = np.zeros((height, width), dtype=bool)
+        bits[:, left:right] = rng.random((height, right - left)) < rng.choice([0, 0.02, 0.5, 1])
+        columns = np.ascontiguousarray(bits.T[left : right + 1])
+        assert masks.encode_columns(columns, int(left), width) == masks.encode(bits[None])[0]

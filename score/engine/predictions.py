@@ -17,14 +17,12 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 import score
-from score import masks
 from score.data.loaders import test_loader
 from score.data.mapper import TestMapper
 from score.engine.cache import CachedImage, PredictionCache
 from score.engine.evaluate import Clock
 from score.files import sha256
-from score.masks import RLE
-from score.model.postprocess import InstanceSelection, binarise, sureness
+from score.model.postprocess import encode_whole, sureness
 from score.model.score import SCORE, Prediction, Regions
 from score.model.towers.base import Scene
 from score.weights.folder import WEIGHTS
@@ -113,30 +111,22 @@ def predict(
             for inputs in loader:
                 prediction = model.predict(inputs, vocabulary)
                 for index, item in enumerate(inputs):
-                    cache.add(encode(prediction, index, item, model.selection, embeds))
+                    cache.add(encode(prediction, index, item, embeds))
                 clock.process(inputs, [])
     comm.synchronize()
 
 
-def encode(
-    prediction: Prediction, index: int, item: Mapping[str, Any], selection: InstanceSelection, embeds: bool = False
-) -> CachedImage:
+def encode(prediction: Prediction, index: int, item: Mapping[str, Any], embeds: bool = False) -> CachedImage:
     """All regions of one image of a batch that are to be shown, masks at the size of the image.
 
     Args:
         item: its detectron2 dict, with ``image_id``, and ``height`` and ``width`` of the result.
-        selection: says how many masks are made at a time.
     """
     regions = prediction.regions
     size = regions.sizes[index]
     output = (int(item.get("height", size[0])), int(item.get("width", size[1])))
     shown = regions.shown(index)
-    confidences: list[Tensor] = []
-    rles: list[RLE] = []
-    for part in regions.mask_logits[index][shown].split(selection.chunk(output)):
-        inside, confidence = binarise(part, regions.padded, size, output)
-        confidences.append(confidence)
-        rles.extend(masks.encode(inside))
+    rles, confidence = encode_whole(regions.mask_logits[index][shown], regions.padded, size, output)
     quality = None if regions.quality is None else regions.quality[index][shown]
     kept: dict[str, Tensor] = {}
     if embeds:
@@ -148,7 +138,7 @@ def encode(
         output,
         prediction.in_logits[index][shown].float().cpu().numpy(),
         prediction.out_logits[index][shown].float().cpu().numpy(),
-        sureness(torch.cat(confidences), quality).cpu().numpy(),
+        sureness(confidence, quality).cpu().numpy(),
         rles,
         {name: value.float().cpu().numpy() for name, value in kept.items()} or None,
     )

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from detectron2.structures import Boxes, Instances
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
-from score.masks import RLE, box, encode, paste
+from score.masks import RLE, box, encode, encode_columns
 from score.model.towers.base import resize
 
 
@@ -58,27 +61,64 @@ def encode_windows(
 ) -> tuple[list[RLE], Tensor]:
     """As :func:`binarise`, but each mask is made where it can be, and encoded in the smallest window that holds it.
 
-    A bilinear map is a product of two matrices, and a pixel of it is positive only where a cell that it is mixed from
-    is. Most objects are small, so this takes a small part of the time.
-
     Returns:
         ``K`` masks with offsets, an empty one of size 0 x 0, and the mean probability inside each, ``[K]``.
     """
-    maps = mask_logits.float().cpu()
+    found, confidence = list[RLE](), list[float]()
+    for columns, left, sure in _columns(mask_logits, padded, image, output):
+        (x0, x1), (y0, y1) = (_ends(np.any(columns, axis, keepdims=True).ravel()) for axis in (1, 0))
+        found += encode(columns[x0:x1, y0:y1].T[None], (left + x0, y0))
+        confidence.append(sure)
+    return found, torch.tensor(confidence, dtype=torch.float32, device=mask_logits.device)
+
+
+def encode_whole(
+    mask_logits: Tensor, padded: tuple[int, int], image: tuple[int, int], output: tuple[int, int]
+) -> tuple[list[RLE], Tensor]:
+    """As :func:`encode_windows`, but masks of the whole output; only their own columns are ever made."""
+    found, confidence = list[RLE](), list[float]()
+    for columns, left, sure in _columns(mask_logits, padded, image, output):
+        found.append(encode_columns(columns, left, output[1]))
+        confidence.append(sure)
+    return found, torch.tensor(confidence, dtype=torch.float32, device=mask_logits.device)
+
+
+BAND = 64  # rows that are mixed at a time: of all cells they read a few
+STRIP = 2**17  # pixels that are made at a time, few enough to stay in the cache of a core
+
+
+def _columns(
+    mask_logits: Tensor, padded: tuple[int, int], image: tuple[int, int], output: tuple[int, int]
+) -> Iterator[tuple[NDArray[np.bool_], int, float]]:
+    """Of each mask the columns where it can be, ``[n, H]``, the first one's place, and the mean probability inside.
+
+    A bilinear map is a product of two matrices with a band each, and a pixel of it is positive only where a cell that
+    it is mixed from is. Columns lie in a row, since run lengths go down them. What is yielded is overwritten.
+    """
+    maps = mask_logits.detach().float().cpu()
     rows = _Axis(maps.shape[1], padded[0], image[0], output[0])
     columns = _Axis(maps.shape[2], padded[1], image[1], output[1])
     boxes = tight_boxes(maps > 0).int().tolist()
-    found, confidence = list[RLE](), []
-    for logits, (x0, y0, x1, y1) in zip(maps.numpy(), boxes, strict=True):
-        (ys, cells_y), (xs, cells_x) = rows.touched(y0, y1), columns.touched(x0, x1)
-        # transposed, for run lengths go down the columns
-        values = columns.matrix[xs, cells_x] @ logits[cells_y, cells_x].T @ rows.matrix[ys, cells_y].T  # [x, y]
-        inside = values > 0
-        chances = values[inside]
-        confidence.append(float((1 / (1 + np.exp(-chances))).sum()) / (chances.size + 1e-6))
-        left, right, top, bottom = (end for axis in (1, 0) for end in _ends(inside.any(axis)))
-        found += encode(inside[left:right, top:bottom].T[None], (xs.start + left, ys.start + top))
-    return found, torch.tensor(confidence, device=mask_logits.device)
+    strip = max(1, STRIP // output[0])
+    across, values = maps.new_empty(output[0] * maps.shape[2]), maps.new_empty(strip * output[0])
+    inside = np.empty(output[1] * output[0], dtype=bool)  # made once: new memory costs more than what is put there
+    for logits, (x0, y0, x1, y1) in zip(maps, boxes, strict=True):
+        (ys, _), (xs, cells_x) = rows.touched(y0, y1), columns.touched(x0, x1)
+        height, width, total = ys.stop - ys.start, cells_x.stop - cells_x.start, 0.0
+        mixed = across[: height * width].view(height, width)
+        for part, cells in rows.bands(ys, BAND):
+            out = mixed[part.start - ys.start : part.stop - ys.start]
+            torch.mm(rows.matrix[part, cells], logits[cells, cells_x], out=out)
+        end = min(xs.stop + 1, output[1])  # an empty column after the last
+        made = inside[: (end - xs.start) * output[0]].reshape(-1, output[0])
+        made[:, : ys.start] = made[:, ys.stop :] = made[xs.stop - xs.start :] = False
+        for part, cells in columns.bands(xs, strip):
+            out = values[: (part.stop - part.start) * height].view(-1, height)
+            own = mixed[:, cells.start - cells_x.start : cells.stop - cells_x.start]
+            torch.mm(columns.matrix[part, cells], own.T, out=out)
+            np.greater(out.numpy(), 0, out=made[part.start - xs.start : part.stop - xs.start, ys])  # PyTorch's is slow
+            total += float(F.threshold(out, 0.0, -math.inf, inplace=True).sigmoid_().sum())
+        yield made, xs.start, total / (np.count_nonzero(made) + 1e-6)
 
 
 def _ends(hit: NDArray[np.bool_]) -> tuple[int, int]:
@@ -95,9 +135,9 @@ class _Axis:
     """
 
     def __init__(self, cells: int, padded: int, image: int, output: int) -> None:
-        matrix = resize(torch.eye(cells)[None, None], (padded, cells))[:, :, :image]
-        self.matrix = (resize(matrix, (output, cells)) if image != output else matrix)[0, 0].numpy()
-        used = self.matrix != 0
+        matrix = resize(torch.eye(cells, dtype=torch.float32)[None, None], (padded, cells))[:, :, :image]
+        self.matrix = (resize(matrix, (output, cells)) if image != output else matrix)[0, 0]
+        used = self.matrix.numpy() != 0
         self.first_cell, self.end_cell = used.argmax(1), cells - used[:, ::-1].argmax(1)
 
     def touched(self, start: int, end: int) -> tuple[slice, slice]:
@@ -105,8 +145,15 @@ class _Axis:
         pixels = np.flatnonzero((self.first_cell < end) & (self.end_cell > start))
         if start >= end or not len(pixels):
             return slice(0, 0), slice(0, 0)
-        first, last = int(pixels[0]), int(pixels[-1])
-        return slice(first, last + 1), slice(int(self.first_cell[first]), int(self.end_cell[last]))
+        return self._with_cells(int(pixels[0]), int(pixels[-1]) + 1)
+
+    def bands(self, pixels: slice, length: int) -> Iterator[tuple[slice, slice]]:
+        """Pixels in parts of a length, each with all its cells, which are few."""
+        for start in range(pixels.start, pixels.stop, length):
+            yield self._with_cells(start, min(start + length, pixels.stop))
+
+    def _with_cells(self, start: int, stop: int) -> tuple[slice, slice]:
+        return slice(start, stop), slice(int(self.first_cell[start]), int(self.end_cell[stop - 1]))
 
 
 def sureness(confidence: Tensor, quality: Tensor | None) -> Tensor:
@@ -122,7 +169,8 @@ class InstanceSelection:
 
     Args:
         top_k: pairs kept, of all ``Q x C``; a query can appear under several classes.
-        memory_mb: what masks at full size may take at a time, in megabytes; one mask is always made.
+        memory_mb: what masks at full size may take at a time, in megabytes; one mask is always made. Encoding them
+            takes a byte a pixel of one.
     """
 
     def __init__(self, *, top_k: int, memory_mb: float) -> None:
@@ -151,7 +199,7 @@ class InstanceSelection:
             padded, image, output: heights and widths: of the padded input, of the image in it, and of the result.
             quality: ``[Q]`` predicted IoU of each mask, or None.
             masks: ``bits`` gives ``pred_masks`` (bool ``[K, H, W]``), ``rle`` gives ``pred_rles`` (a list, pairs of one
-                query sharing one encoding), never holding more at full size than ``memory_mb``.
+                query sharing one encoding), only one of them ever being held at full size.
 
         Returns:
             ``scores`` (class probability times `sureness`), ``pred_classes``, ``pred_boxes``, ``query``
@@ -160,18 +208,18 @@ class InstanceSelection:
         scores, query, label = best_pairs(log_probability, self.top_k)
         distinct, place = query.unique(return_inverse=True)
 
-        confidences, boxes, made = [], [], []
-        for part in mask_logits[distinct].split(self.chunk(output)):
-            if masks == "rle":
-                rles, confidence = encode_windows(part, padded, image, output)
-                x, y, width, height = torch.tensor([box(rle) for rle in rles]).T
-                boxes.append(torch.stack([x, y, x + width, y + height], dim=1).float())
-                made += [paste(rle, *output) for rle in rles]
-            else:
+        confidences, boxes, made = list[Tensor](), list[Tensor](), list[Any]()
+        if masks == "rle":
+            made, confidence = encode_whole(mask_logits[distinct], padded, image, output)
+            x, y, width, height = torch.tensor([box(rle) for rle in made]).view(-1, 4).T
+            boxes.append(torch.stack([x, y, x + width, y + height], dim=1).float())
+            confidences.append(confidence)
+        else:
+            for part in mask_logits[distinct].split(self.chunk(output)):
                 inside, confidence = binarise(part, padded, image, output)
                 boxes.append(tight_boxes(inside))
                 made.append(inside)
-            confidences.append(confidence)
+                confidences.append(confidence)
         result = Instances(output)
         sure = sureness(torch.cat(confidences), None if quality is None else quality[distinct])
         result.scores = scores * sure[place]

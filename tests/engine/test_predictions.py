@@ -63,7 +63,7 @@ def test_what_is_kept_gives_the_instances_of_the_model(settings: tuple[str, ...]
     with torch.no_grad():
         [result] = model([item], words, masks="rle")
         prediction = model.predict([item], words)
-    kept = predictions.encode(prediction, 0, item, model.selection)
+    kept = predictions.encode(prediction, 0, item)
     found = kept.instances(model.ensemble, words.seen, model.selection.top_k)
     expected = encode_instances(result["instances"])
     assert len(found) == len(expected) > 10

@@ -7,11 +7,12 @@ import torch
 from pycocotools import mask as coco_mask
 from torch.nn import functional as F
 
-from score.masks import decode, paste
+from score.masks import decode, encode, paste
 from score.model.postprocess import (
     InstanceSelection,
     best_pairs,
     binarise,
+    encode_whole,
     encode_windows,
     semantic_map,
     tight_boxes,
@@ -132,6 +133,9 @@ def test_windows_hold_the_masks_of_the_whole(
     logits[0], logits[1] = -1.0, 1.0  # nowhere, everywhere
     inside, confidence = binarise(logits, padded, image, output)
     rles, found = encode_windows(logits, padded, image, output)
+    whole, again = encode_whole(logits, padded, image, output)
+    assert torch.equal(found, again)
+    assert whole == encode(inside)
     assert torch.allclose(found, confidence, atol=1e-5)
     for rle, mask in zip(rles, inside, strict=True):
         assert (decode(paste(rle, *output)) == mask.numpy()).all()
