@@ -116,9 +116,10 @@ def table(result: Mapping[str, Any]) -> str:
     """What :func:`profile` returned, as Markdown."""
     what, size = "A training step" if result["training"] else "A prediction", result["size"]
     lines = [
-        f"{what} of {result['batch']} x {size} x {size}, {result['objects']} objects in the picture. GFLOP: of an "
-        f"image; ms: the median of {result['repeats']}, and half the range of the middle half; floor: ms at the rate of a matrix product, "
-        f"{result['gflops']:.0f} GFLOP/s; MB: the most that was held over what was held before."
+        f"{what} of {result['batch']} x {size} x {size}, {result['objects']} objects in the picture. "
+        f"GFLOP: of one image; ms: the median of {result['repeats']}, and half the range of the middle half; "
+        f"floor: ms at the rate of a matrix product, {result['gflops']:.0f} GFLOP/s; "
+        "MB: the most that was held over what was held before."
     ]
     for name, model in result["models"].items():
         parts = model["parameters"]
