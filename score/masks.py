@@ -7,14 +7,16 @@ of a raster needs no mask of the raster's size. Coordinates are x, y in pixels f
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
-from torch import Tensor
 
 from score.errors import DataError
+
+if TYPE_CHECKING:  # what reads and writes files does without
+    from torch import Tensor
 
 Box = tuple[int, int, int, int]
 """``x, y, width, height``, as COCO writes it."""
@@ -37,7 +39,7 @@ class RLE(_Whole, total=False):
 
 def encode(masks: NDArray[Any] | Tensor, offset: Sequence[int] = (0, 0)) -> list[RLE]:
     """Encode ``[K, H, W]`` masks (bool, or 0 and 1), all of one window that begins at ``offset``."""
-    bits = masks.cpu().numpy() if isinstance(masks, Tensor) else masks
+    bits = masks if isinstance(masks, np.ndarray) else masks.cpu().numpy()
     encoded = coco_mask.encode(np.asfortranarray(bits.transpose(1, 2, 0).astype(np.uint8)))
     return [_rle(rle, offset) for rle in encoded]
 

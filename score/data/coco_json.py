@@ -16,8 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from detectron2.structures import BoxMode
-
 from score import masks
 from score.data.folders import ImageFolder, nearest
 from score.data.images import check_size, is_too_large, read_size
@@ -361,6 +359,8 @@ class _Reader:
         shape: Shape | None = values.get("segmentation")
         if wrong or shape is None:
             return wrong, None
+        from detectron2.structures import BoxMode  # and with it PyTorch, not needed to write
+
         found = {
             "image_id": image,
             "bbox": self._box(record.get("bbox"), shape),

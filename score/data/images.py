@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import IO, cast
 
 import numpy as np
-from detectron2.data.transforms import ResizeTransform
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
@@ -42,6 +41,8 @@ def resized(pixels: NDArray[np.uint8], shortest: int, longest: int) -> NDArray[n
         shortest: wished length of the shorter side.
         longest: greatest length of the longer side.
     """
+    from detectron2.data.transforms import ResizeTransform  # and with it PyTorch, not needed to read
+
     height, width = pixels.shape[:2]
     scale = shortest / min(height, width)
     scale *= min(1.0, longest / (scale * max(height, width)))
@@ -80,6 +81,18 @@ def read_image(source: ImageLike, size: tuple[int, int] | None = None) -> NDArra
             pixels = _pixels(image, source)
     check_size(str(source), (pixels.shape[1], pixels.shape[0]), size)
     return pixels
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """Decode an image file as RGB, upright as :func:`read_image` reads it; windows are cropped from it.
+
+    It is held once, in 4 bytes a pixel, where an array of it would be held beside what Pillow decodes.
+
+    Raises:
+        DataError: as :func:`read_image`.
+    """
+    with opened(path) as image:
+        return _upright(image, path)
 
 
 def read_size(path: str | Path) -> tuple[int, int]:
@@ -121,11 +134,17 @@ def check_size(path: str | Path, found: tuple[int, int], stated: tuple[int, int]
 
 
 def _pixels(image: Image.Image, where: str | Path) -> NDArray[np.uint8]:
-    """An image that is open, as RGB; copies only where something changes, for an orthophoto has a gigabyte."""
+    """An image that is open, as RGB."""
+    return np.array(_upright(image, where))  # a copy: torch wants it writable
+
+
+def _upright(image: Image.Image, where: str | Path) -> Image.Image:
+    """An image that is open, decoded; copies only where something changes, for an orthophoto has a gigabyte."""
     _check_depth(image, where)
     if image.getexif().get(_ORIENTATION, 1) != 1:
         image = ImageOps.exif_transpose(image)
-    return np.array(image if image.mode == "RGB" else image.convert("RGB"))  # a copy: torch wants it writable
+    image.load()
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _check_depth(image: Image.Image, where: str | Path) -> None:

@@ -10,8 +10,8 @@ import numpy as np
 
 from score import masks
 from score.data import coco_json
-from score.data.images import SUFFIXES
-from score.data.prepare.parts import Item, Part, describe, entry, read_rgb, take, tile_name, write_image
+from score.data.images import SUFFIXES, open_image
+from score.data.prepare.parts import Item, Part, crop, describe, entry, take, tile_name, write_image
 from score.data.tiling import windows
 from score.data.values import Record
 from score.errors import DataError
@@ -109,7 +109,7 @@ def cut(record: Record, names: dict[Any, str], size: int, overlap: int, least: i
     columns, rows = record["width"], record["height"]
     shapes = [masks.encode_shape(each["segmentation"], rows, columns) for each in record["annotations"]]
     boxes = [masks.box(rle) for rle in shapes]
-    pixels = None
+    picture = None
     for window in windows(columns, rows, size, overlap):
         x, y, width, height = window
         annotations = []
@@ -127,8 +127,8 @@ def cut(record: Record, names: dict[Any, str], size: int, overlap: int, least: i
         if not annotations:
             part.dropped["tiles without objects"] += 1
             continue
-        pixels = read_rgb(path) if pixels is None else pixels
+        picture = open_image(path) if picture is None else picture
         name = tile_name(path.stem, window, (columns, rows))
-        write_image(folder / "images" / name, pixels[y : y + height, x : x + width])
+        write_image(folder / "images" / name, crop(picture, window))
         part.images.append(entry(name, width, height, annotations))
     return part

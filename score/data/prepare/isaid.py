@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from scipy import ndimage
 
 from score import masks
-from score.data.prepare.parts import Item, Part, describe, entry, read_rgb, tile_name, write_image
+from score.data.images import open_image
+from score.data.prepare.parts import Item, Part, crop, describe, entry, take, tile_name, write_image
 from score.data.tiling import windows
 from score.errors import DataError
 
@@ -64,12 +68,9 @@ def cut(image: Path, ids: Path, colours: Path, size: int, overlap: int, least: i
         DataError: a file that cannot be read, sizes that differ, an id of two classes, a colour that is none.
     """
     labels, names = read_objects(ids, colours)
-    pixels = read_rgb(image)
-    if pixels.shape[:2] != labels.shape:
-        raise DataError(
-            f"{image}: {pixels.shape[1]}x{pixels.shape[0]} pixels, its masks {labels.shape[1]}x{labels.shape[0]}"
-        )
-    part, (rows, columns) = Part(), labels.shape
+    picture, part, (rows, columns) = open_image(image), Part(), labels.shape
+    if picture.size != (columns, rows):
+        raise DataError(f"{image}: {picture.width}x{picture.height} pixels, its masks {columns}x{rows}")
     for window in windows(columns, rows, size, overlap):
         x, y, width, height = window
         tile, annotations = labels[y : y + height, x : x + width], []
@@ -86,12 +87,15 @@ def cut(image: Path, ids: Path, colours: Path, size: int, overlap: int, least: i
             part.dropped["tiles without objects"] += 1
             continue
         name = tile_name(image.stem, window, (columns, rows))
-        write_image(folder / "images" / name, pixels[y : y + height, x : x + width])
+        if (width, height) == (columns, rows):
+            take(image, folder / "images" / name)
+        else:
+            write_image(folder / "images" / name, crop(picture, window))
         part.images.append(entry(name, width, height, annotations))
     return part
 
 
-def read_objects(ids: Path, colours: Path) -> tuple[NDArray[np.int32], list[str]]:
+def read_objects(ids: Path, colours: Path) -> tuple[NDArray[np.integer[Any]], list[str]]:
     """Read the objects of an image.
 
     Returns:
@@ -100,23 +104,29 @@ def read_objects(ids: Path, colours: Path) -> tuple[NDArray[np.int32], list[str]
     Raises:
         DataError: as :func:`cut`.
     """
-    numbers = _codes(read_rgb(ids))
-    codes = _codes(read_rgb(colours))
-    if numbers.shape != codes.shape:
-        raise DataError(f"{ids}: another size than {colours.name}")
+    picture = open_image(ids)
     seen = np.zeros(1 << 24, bool)
-    seen[numbers] = True
+    for _, codes in _stripes(picture):
+        seen[codes] = True
     seen[0] = False
     known = np.flatnonzero(seen)
-    table = np.zeros(1 << 24, np.int32)
+    table = np.zeros(1 << 24, np.uint16 if len(known) < 1 << 16 else np.int32)
     table[known] = np.arange(1, len(known) + 1)
-    labels = table[numbers]
-    colour = np.zeros(len(known) + 1, np.int32)
-    colour[labels] = codes  # the last pixel's
-    colour[0] = 0
-    wrong = np.flatnonzero(((colour[labels] != codes) & (labels > 0)).ravel())
-    if len(wrong):
-        raise DataError(f"{ids}: the object of id {numbers.flat[wrong[0]]} has two colours in {colours.name}")
+    labels = np.empty((picture.height, picture.width), table.dtype)
+    for rows, codes in _stripes(picture):
+        labels[rows] = table[codes]
+    del picture, table  # before the next is read
+    picture = open_image(colours)
+    if (picture.height, picture.width) != labels.shape:
+        raise DataError(f"{ids}: another size than {colours.name}")
+    colour = np.full(len(known) + 1, -1, np.int32)
+    for rows, codes in _stripes(picture):
+        new = labels[rows] * (colour[labels[rows]] < 0)
+        colour[new] = codes  # of pixels that differ, the last one's
+        wrong = np.flatnonzero(((colour[labels[rows]] != codes) & (labels[rows] > 0)).ravel())
+        if len(wrong):
+            number = known[labels[rows].flat[wrong[0]] - 1]
+            raise DataError(f"{ids}: the object of id {number} has two colours in {colours.name}")
     classes = {red + (green << 8) + (blue << 16): name for (red, green, blue), name in CLASSES.items()}
     names = []
     for index, code in enumerate(colour[1:].tolist()):
@@ -127,7 +137,9 @@ def read_objects(ids: Path, colours: Path) -> tuple[NDArray[np.int32], list[str]
     return labels, names
 
 
-def _codes(pixels: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """R + 256 G + 65536 B of each pixel."""
-    wide = pixels.astype(np.int32)
-    return wide[..., 0] | wide[..., 1] << 8 | wide[..., 2] << 16
+def _stripes(picture: Image.Image) -> Iterator[tuple[slice, NDArray[np.int32]]]:
+    """Rows, and R + 256 G + 65536 B of their pixels, a few at a time: no large image is held as whole numbers."""
+    for top in range(0, picture.height, 256):
+        rows = slice(top, min(top + 256, picture.height))
+        wide = crop(picture, (0, top, picture.width, rows.stop - top)).astype(np.int32)
+        yield rows, wide[..., 0] | wide[..., 1] << 8 | wide[..., 2] << 16

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from score import masks
 from score.data.coco_json import annotation
@@ -92,7 +93,7 @@ def write_image(path: Path, pixels: NDArray[np.uint8]) -> None:
     flipped = pixels[..., ::-1] if pixels.ndim == 3 else pixels
     done, data = cv2.imencode(".png", np.ascontiguousarray(flipped), [cv2.IMWRITE_PNG_COMPRESSION, 3])
     assert done
-    write_whole(path, lambda partial: partial.write_bytes(data.tobytes()))
+    write_whole(path, lambda partial: partial.write_bytes(data.data))
 
 
 def take(source: Path, target: Path) -> None:
@@ -171,17 +172,10 @@ def split_of(path: Path, source: Path) -> str:
     return "val" if set(VAL) & set(path.relative_to(source).parts) else "train"
 
 
-def read_rgb(path: Path) -> NDArray[np.uint8]:
-    """Read an image whole, as ``[H, W, 3]`` RGB, of any size.
-
-    Raises:
-        DataError: it cannot be read.
-    """
-    data = np.fromfile(path, np.uint8)
-    pixels = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if len(data) else None
-    if pixels is None or _is_cut(path, data):
-        raise DataError(f"{path}: cannot be read as an image, or ends too early; get it again")
-    return np.asarray(pixels, np.uint8)
+def crop(image: Image.Image, window: Box) -> NDArray[np.uint8]:
+    """A window of an image as ``[H, W, 3]``."""
+    x, y, width, height = window
+    return np.asarray(image.crop((x, y, x + width, y + height)))
 
 
 def read_bands(path: Path) -> NDArray[np.uint8]:
@@ -203,8 +197,3 @@ def read_bands(path: Path) -> NDArray[np.uint8]:
     if pixels.dtype != np.uint8:
         raise DataError(f"{path}: a raster of {pixels.dtype}; it needs 8 bits a band")
     return np.ascontiguousarray(pixels.transpose(1, 2, 0))
-
-
-def _is_cut(path: Path, data: NDArray[np.uint8]) -> bool:
-    """Whether a PNG lacks its end: OpenCV fills what is missing with black."""
-    return path.suffix.lower() == ".png" and b"IEND" not in data[-64:].tobytes()

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from score.data.images import check_size, opened, read_size
+from score.data.images import check_size, opened, read_image, read_size
 from score.data.labels import UNLABELLED
 from score.data.prepare.parts import (
     VAL,
@@ -21,7 +21,6 @@ from score.data.prepare.parts import (
     entry,
     image_files,
     read_bands,
-    read_rgb,
     take,
     tile_name,
     write_image,
@@ -158,7 +157,7 @@ def convert(image: Path, labels: Path, form: Form, name: str, size: int | None, 
         take(image, folder / "images" / f"{name}{image.suffix.lower()}")
         part.images.append(entry(f"{name}{image.suffix.lower()}", columns, rows, []))
         return part
-    pixels = read_bands(image) if form.bands else read_rgb(image)
+    pixels = read_bands(image) if form.bands else read_image(image)
     check_size(str(image), (pixels.shape[1], pixels.shape[0]), (columns, rows))
     for window in windows(columns, rows, size or max(rows, columns), overlap):
         x, y, width, height = window
@@ -177,7 +176,7 @@ def positions(path: Path, form: Form) -> NDArray[np.uint8]:
     """
     coloured = isinstance(form.values[0], tuple)
     if coloured:
-        wide = read_rgb(path).astype(np.int32)
+        wide = read_image(path).astype(np.int32)
         found = wide[..., 0] | wide[..., 1] << 8 | wide[..., 2] << 16
     else:
         with opened(path) as image:  # a palette's values, not its colours
