@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -103,11 +104,22 @@ def whole(record: Record, names: dict[Any, str], mend: bool, folder: Path) -> Pa
     return part
 
 
-def cut(record: Record, names: dict[Any, str], size: int, overlap: int, least: int, folder: Path) -> Part:
-    """Cut an image and its masks into tiles; an object in several tiles is several."""
+def cut(
+    record: Record,
+    names: Mapping[Any, str],
+    size: int,
+    overlap: int,
+    least: int,
+    folder: Path,
+    encode: Callable[[Any, int, int], masks.RLE] = masks.encode_shape,
+) -> Part:
+    """Cut an image and its masks into tiles; an object in several tiles is several.
+
+    ``encode`` makes a mask of a segmentation and the image's height and width.
+    """
     part, path = Part(), Path(record["file_name"])
     columns, rows = record["width"], record["height"]
-    shapes = [masks.encode_shape(each["segmentation"], rows, columns) for each in record["annotations"]]
+    shapes = [encode(each["segmentation"], rows, columns) for each in record["annotations"]]
     boxes = [masks.box(rle) for rle in shapes]
     picture = None
     for window in windows(columns, rows, size, overlap):

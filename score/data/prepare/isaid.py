@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import re
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
 from score import masks
-from score.data.images import open_image
-from score.data.prepare.parts import Item, Part, crop, describe, entry, take, tile_name, write_image
+from score.data.images import check_size, open_image, read_size
+from score.data.prepare import coco
+from score.data.prepare.parts import (
+    Item,
+    Part,
+    crop,
+    describe,
+    entry,
+    image_files,
+    take,
+    tile_name,
+    write_image,
+)  # fmt: skip
 from score.data.tiling import windows
+from score.data.values import Record
 from score.errors import DataError
 
 IDS, COLOURS = "_instance_id_RGB.png", "_instance_color_RGB.png"
@@ -93,6 +108,90 @@ def cut(image: Path, ids: Path, colours: Path, size: int, overlap: int, least: i
             write_image(folder / "images" / name, crop(picture, window))
         part.images.append(entry(name, width, height, annotations))
     return part
+
+
+def json_items(source: Path, images: Path, size: int, overlap: int, least: int) -> tuple[list[Item], list[str]]:
+    """List the images of JSON files as the development kit and the publication have them.
+
+    Their polygons are the outermost pixels of each part of an object, as OpenCV's ``findContours`` gives them
+    (``preprocess.py`` of https://github.com/CAPTAIN-WHU/iSAID_Devkit), so holes are filled.
+
+    Args:
+        source: the folder, or one JSON.
+        images: a folder that holds the images, in any arrangement.
+        size, overlap, least: as of :func:`items`.
+
+    Returns:
+        Items, and what is not used; nothing where no JSON is of this kind.
+
+    Raises:
+        DataError: a JSON is damaged.
+    """
+    made, notes = list[Item](), []
+    files = {path.name: path for path in image_files(images)}
+    for path in [source] if source.is_file() else sorted(source.rglob("*.json")):
+        found = _read_json(path)
+        if found is None:
+            notes.append(f"{path.name}: not laid out as iSAID's, left out")
+            continue
+        words = set(re.split(r"[^a-z]+", str(path.relative_to(source.parent)).lower()))
+        for record in found[0]:
+            image = files.get(Path(str(record["file_name"])).name)
+            if image is None:
+                notes.append(f"{record['file_name']} of {path.name}: no image, left out")
+                continue
+            work = partial(_cut_contours, {**record, "file_name": str(image)}, found[1], size, overlap, least)
+            made.append(Item(image.stem, "val" if "val" in words else "train", work))
+    return made, notes if made else []
+
+
+def _read_json(path: Path) -> tuple[list[Record], dict[Any, str]] | None:
+    """Images with their annotations, and names of categories; None for a JSON of another kind."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as JSON ({error}); get it again") from error
+    try:
+        names = {each["id"]: str(each["name"]) for each in content["categories"]}
+        records = {each["id"]: {**each, "annotations": []} for each in content["images"]}
+        for each in content["annotations"]:
+            rings = each["segmentation"]
+            whole = all(len(ring) % 2 == 0 and {*map(type, ring)} == {int} for ring in rings)
+            if each["category_id"] not in names or not whole or not rings or isinstance(rings, dict):
+                return None
+            records[each["image_id"]]["annotations"].append(each)
+    except (KeyError, TypeError, AttributeError):
+        return None
+    return list(records.values()), names
+
+
+def _cut_contours(record: Record, names: dict[Any, str], size: int, overlap: int, least: int, folder: Path) -> Part:
+    path = record["file_name"]
+    check_size(path, read_size(path), (record["width"], record["height"]))
+    try:
+        return coco.cut(record, names, size, overlap, least, folder, fill)
+    except DataError as error:
+        raise DataError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
+
+
+def fill(contours: Sequence[Sequence[int]], height: int, width: int) -> masks.RLE:
+    """The mask within contours that are pixels of it, in a window.
+
+    Args:
+        contours: ``x, y, x, y, ...``, whole numbers.
+        height, width: of the image.
+
+    Raises:
+        DataError: one reaches beyond the image.
+    """
+    points = [np.array(ring).reshape(-1, 2) for ring in contours]
+    low, high = np.concatenate(points).min(0), np.concatenate(points).max(0)
+    if low.min() < 0 or high[0] >= width or high[1] >= height:
+        raise DataError(f"a contour from {low.tolist()} to {high.tolist()}, outside of {width}x{height} pixels")
+    canvas = np.zeros((high[1] - low[1] + 1, high[0] - low[0] + 1), np.uint8)
+    for ring in points:
+        cv2.drawContours(canvas, [(ring - low).astype(np.int32)], -1, 1, cv2.FILLED)
+    return masks.encode(canvas[None], low.tolist())[0]
 
 
 def read_objects(ids: Path, colours: Path) -> tuple[NDArray[np.integer[Any]], list[str]]:

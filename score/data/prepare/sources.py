@@ -63,6 +63,9 @@ def _published(dataset: str, source: Path, settings: Settings, size: int | None,
     if dataset == "isaid":
         items, notes = isaid.items(source, size or 1 << 30, overlap, least)
         if not items:
+            images = Path(settings["images"] or (source.parent if source.is_file() else source))
+            items, notes = isaid.json_items(source, images, size or 1 << 30, overlap, least)
+        if not items:
             return _from_coco(spec.name, source, settings, size, overlap, spec)
     elif dataset == "nwpu":
         return _from_coco(spec.name, source, settings, size, overlap, spec)

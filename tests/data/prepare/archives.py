@@ -15,6 +15,7 @@ from score.data.prepare.isaid import CLASSES
 
 SIZE = (90, 120)  # height, width
 BOXES = {"ship": (5, 6, 30, 12), "plane": (50, 20, 25, 30), "Harbor": (10, 60, 70, 20)}  # x, y, width, height
+KINDS = {"ins": "id", "seg": "color"}
 COLOURS = {name: colour for colour, name in CLASSES.items()}
 
 
@@ -49,6 +50,36 @@ def isaid(folder: Path, names: tuple[str, ...] = ("P0001", "P0002"), split: str 
         save(place / f"{name}.png", picture(number))
         save(folder / split / "Instance_masks" / "images" / f"{name}_instance_id_RGB.png", ids)
         save(folder / split / "Semantic_masks" / "images" / f"{name}_instance_color_RGB.png", colours)
+    return folder
+
+
+def isaid_json(folder: Path) -> Path:
+    """The masks of a folder of :func:`isaid` as the kit's ``preprocess.py`` writes them, in the published layout."""
+    for split in ("train", "val"):
+        images, annotations, numbers = [], [], dict[str, int]()
+        for path in sorted((folder / split / "images").glob("*.png")):
+            ids, colours = (
+                np.asarray(Image.open(next(folder.rglob(f"{path.stem}_instance_{kind}_RGB.png")))).astype(int)
+                for kind in ("id", "color")
+            )
+            codes = ids @ [1, 256, 65536]
+            image = {"id": len(images), "width": codes.shape[1], "height": codes.shape[0], "file_name": path.name}
+            image |= {f"{kind}_file_name": f"{path.stem}_instance_{name}_RGB.png" for kind, name in KINDS.items()}
+            images.append(image)
+            for code in np.unique(codes)[1:]:
+                mask = codes == code
+                name = CLASSES[tuple(colours[mask][0].tolist())]
+                contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+                rings = [contour.reshape(-1).tolist() for contour in contours]
+                x, y, w, h = cv2.boundingRect(np.concatenate(contours))
+                annotation = {"id": len(annotations), "image_id": image["id"], "segmentation": rings}
+                annotation |= {"category_id": numbers.setdefault(name, len(numbers) + 1), "category_name": name}
+                annotations.append(annotation | {"iscrowd": 0, "area": int(mask.sum()), "bbox": [x, y, w, h]})
+        content = {"images": images, "annotations": annotations}
+        content["categories"] = [{"id": number, "name": name} for name, number in numbers.items()]
+        place = folder / split / "Annotations"
+        place.mkdir(parents=True)
+        (place / f"iSAID_{split}.json").write_text(json.dumps(content))
     return folder
 
 

@@ -67,6 +67,56 @@ def test_isaid_keeps_every_pixel(tmp_path: Path) -> None:
     assert (pixels == archives.picture(1)).all()
 
 
+@pytest.mark.parametrize("size", [200, 50])
+def test_isaid_from_its_json_is_as_from_its_masks(tmp_path: Path, size: int) -> None:
+    archives.isaid(tmp_path / "raw")
+    archives.isaid(tmp_path / "raw", ("P0003",), "val")
+    prepare(plan("isaid", tmp_path / "raw", tile_size_px=size), tmp_path / "masks")
+    archives.isaid_json(tmp_path / "raw")
+    for path in [*(tmp_path / "raw").rglob("*_RGB.png")]:
+        path.unlink()
+    (tmp_path / "raw" / "test_info.json").write_text('{"images": [], "categories": []}')
+    made = plan("isaid", tmp_path / "raw", tile_size_px=size)
+    assert made.notes == ["test_info.json: not laid out as iSAID's, left out"]
+    summary = prepare(made, tmp_path / "json")
+    assert summary.images.keys() == {"train", "val"}
+    for split in summary.images:
+        before, after = (truth(tmp_path / kind / "isaid", split) for kind in ("masks", "json"))
+        assert before.keys() == after.keys()
+        for name, objects in before.items():
+            x, y = map(int, name.removesuffix(".png").split("_")[1:]) if "_" in name else (0, 0)
+            hole = np.zeros(archives.SIZE, bool)
+            hole[30:36, 60:64] = True  # of the plane, and filled in the JSON, as there
+            for (category, mask), (found, other) in zip(
+                sorted(objects, key=str), sorted(after[name], key=str), strict=True
+            ):
+                height, width = mask.shape
+                filled = mask | hole[y : y + height, x : x + width] if category == "plane" else mask
+                assert found == category and (other == filled).all()
+            assert digest(tmp_path / "masks" / "isaid" / split / "images").keys() >= {name}
+
+
+def test_isaid_json_with_what_is_none(tmp_path: Path) -> None:
+    source = archives.isaid_json(archives.isaid(tmp_path / "raw", ("P0001",)))
+    for path in [*source.rglob("*_RGB.png")]:
+        path.unlink()
+    path = source / "train" / "Annotations" / "iSAID_train.json"
+    content = json.loads(path.read_text())
+    (source / "val" / "Annotations" / "iSAID_val.json").unlink()
+    content["annotations"][0]["segmentation"][0][0] = 2**40
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"P0001\.png: a contour from .* outside of 120x90 pixels"):
+        prepare(plan("isaid", source), tmp_path)
+    content["images"][0]["width"] = 121
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="the image has 120x90 pixels, its annotations say 121x90"):
+        prepare(plan("isaid", source), tmp_path / "second")
+    path.write_text(path.read_text()[:99])
+    with pytest.raises(DataError, match=r"iSAID_train\.json: cannot be read as JSON"):
+        plan("isaid", source)
+    assert not list(tmp_path.rglob("instances_*.json"))
+
+
 @pytest.mark.parametrize(("size", "overlap"), [(40, 0), (50, 20), (64, 32)])
 def test_tiles_show_what_the_whole_does(tmp_path: Path, size: int, overlap: int) -> None:
     archives.isaid(tmp_path / "raw", ("P0001",))
