@@ -48,6 +48,7 @@ def main(config: DictConfig) -> None:
             dataset,
             ensemble=ensemble,
             workers=config.runtime.workers,
+            batch_size=config.batch_size,
             max_detections=config.max_detections,
             limit=config.limit,
             shuffle_vocabulary=config.shuffle_vocabulary,

@@ -44,11 +44,16 @@ def resized(pixels: NDArray[np.uint8], shortest: int, longest: int) -> NDArray[n
     from detectron2.data.transforms import ResizeTransform  # and with it PyTorch, not needed to read
 
     height, width = pixels.shape[:2]
-    scale = shortest / min(height, width)
-    scale *= min(1.0, longest / (scale * max(height, width)))
-    size = [max(1, int(side * scale + 0.5)) for side in (height, width)]
+    size = resized_to(height, width, shortest, longest)
     resized: NDArray[np.uint8] = ResizeTransform(height, width, *size).apply_image(pixels)
     return resized
+
+
+def resized_to(height: int, width: int, shortest: int, longest: int) -> tuple[int, int]:
+    """The height and width in pixels that :func:`resized` brings an image to."""
+    scale = shortest / min(height, width)
+    scale *= min(1.0, longest / (scale * max(height, width)))
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
 def read_image(source: ImageLike, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
 
 import numpy as np
-from detectron2.data import DatasetFromList, build_detection_test_loader, build_detection_train_loader
+from detectron2.data import DatasetFromList, MapDataset, build_detection_train_loader
+from detectron2.data.build import trivial_batch_collator
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from score.data.catalog import load
+from score.data.mapper import TestMapper
 from score.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -111,13 +113,31 @@ def test_records(name: str, limit: int | None = None) -> list[dict[str, Any]]:
     return records
 
 
-def test_loader(records: list[dict[str, Any]], mapper: Mapper, workers: int) -> DataLoader:
-    """A loader of single images in the order of their records.
+def test_loader(records: list[dict[str, Any]], mapper: TestMapper, workers: int, batch_size: int = 1) -> DataLoader:
+    """A loader of this process's share of images, in the order of their records but for what goes together.
+
+    Images go together whose input is of one size once it is padded: so each is seen as it would be alone.
 
     Args:
         records: such as :func:`test_records` gives.
-        mapper: such as :class:`score.data.mapper.TestMapper`.
+        mapper: reads and resizes.
         workers: processes that read images, 0 for none beside this one.
+        batch_size: most images in a batch.
     """
-    loader: DataLoader = build_detection_test_loader(records, mapper=mapper, num_workers=workers)
-    return loader
+    together: dict[tuple[int, int], list[int]] = {}
+    batches: list[list[int]] = []
+    for index, record in enumerate(records):
+        size = mapper.padded(record["height"], record["width"]) if batch_size > 1 else (0, 0)
+        open_batch = together.get(size, [])
+        if not 0 < len(open_batch) < batch_size:
+            together[size] = open_batch = []
+            batches.append(open_batch)
+        open_batch.append(index)
+    own = batches[comm.get_rank() :: comm.get_world_size()]
+    images = MapDataset(DatasetFromList(records, copy=False), mapper)
+    return DataLoader(images, batch_sampler=own, num_workers=workers, collate_fn=trivial_batch_collator)
+
+
+def image_count(loader: DataLoader) -> int:
+    """How many images a :func:`test_loader` gives this process."""
+    return sum(map(len, cast(Sequence[list[int]], loader.batch_sampler)))

@@ -13,20 +13,21 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, inference_context, inference_on_dataset
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 from omegaconf import DictConfig, ListConfig
 
 from score.data import catalog
 from score.data.images import read_image
-from score.data.loaders import test_loader, test_records
+from score.data.loaders import image_count, test_loader, test_records
 from score.data.mapper import TestMapper
 from score.detections import encode_instances, ground_truth, select
 from score.drawing import side_by_side
 from score.engine.evaluators import choose
 from score.engine.evaluators import evaluators as task_evaluators
+from score.engine.pipeline import overlapped
 from score.errors import ConfigError
 from score.files import write_whole
 from score.model.classifier import Ensemble
@@ -43,6 +44,7 @@ def evaluate(
     *,
     ensemble: Ensemble | None = None,
     workers: int = 0,
+    batch_size: int = 1,
     max_detections: int = MAX_DETECTIONS,
     limit: int | None = None,
     shuffle_vocabulary: int | None = None,
@@ -57,6 +59,7 @@ def evaluate(
         model: a :class:`SCORE`; its mode is as before afterwards.
         ensemble: exponents; None for the model's own.
         workers: processes that read images, 0 for none beside this one.
+        batch_size: most images that the network sees at once, those of one size.
         max_detections: of an image, over all classes.
         limit: score so many images only, evenly spread over the dataset.
         shuffle_vocabulary: a seed; deal class embeddings to other names, so that none keeps its own. What is found
@@ -67,30 +70,39 @@ def evaluate(
 
     Returns:
         What :meth:`score.evaluation.coco.CocoScorer.finish` returns, other tasks' figures under their names, with
-        ``seconds_per_image`` (loading, network and encoding; one image at a time), ``ensemble`` and
+        ``seconds_per_image`` (loading, network and encoding), ``ensemble`` and
         ``shuffle_vocabulary``. Empty on all processes but one.
     """
     names = list(MetadataCatalog.get(dataset).thing_classes)
     seen = [is_seen(name, model.train_names) for name in names]
     records = test_records(dataset, limit)
-    loader = test_loader(records, TestMapper(*model.resize), workers)
+    loader = test_loader(records, TestMapper(*model.resize), workers, batch_size)
     chosen = choose(tasks, dataset)
     evaluators: list[DatasetEvaluator] = [
-        Clock(dataset, len(loader)),
+        Clock(dataset, image_count(loader)),
         *task_evaluators(chosen, dataset, names, seen, max_detections=max_detections, **options),
     ]
     if pictures and picture_folder is not None:
         evaluators.append(Pictures(dataset, records, picture_folder, pictures))
     ensemble = ensemble or model.ensemble
-    ask = functools.partial(
-        cast(Any, model),
-        vocabulary=model.vocabulary(names if shuffle_vocabulary is None else deal(names, shuffle_vocabulary)),
+    vocabulary = model.vocabulary(names if shuffle_vocabulary is None else deal(names, shuffle_vocabulary))
+    finish = functools.partial(
+        model.results,
+        vocabulary=vocabulary,
         ensemble=ensemble,
         masks="rle",  # 300 masks of a large image would not fit, and are encoded next anyway
         semantic="semantic" in chosen,
     )
-    with inference_context(model):
-        results = inference_on_dataset(ask, loader, DatasetEvaluators(evaluators))
+    evaluator = DatasetEvaluators(evaluators)
+    evaluator.reset()
+    for inputs, outputs in overlapped(
+        model,
+        loader,
+        lambda inputs: model.predict(inputs, vocabulary),
+        lambda inputs, prediction: finish(prediction, inputs),
+    ):
+        evaluator.process(inputs, outputs)
+    results = evaluator.evaluate()
     if results:
         results["ensemble"] = asdict(ensemble)
         results["shuffle_vocabulary"] = shuffle_vocabulary
@@ -199,6 +211,7 @@ class Clock(DatasetEvaluator):
     """Reports progress, and the time an image takes.
 
     Args:
+        total: of images.
         interval: seconds between reports.
     """
 

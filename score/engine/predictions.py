@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.evaluation import inference_context
 from detectron2.utils import comm
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 import score
-from score.data.loaders import test_loader
+from score.data.loaders import image_count, test_loader
 from score.data.mapper import TestMapper
 from score.engine.cache import CachedImage, PredictionCache
 from score.engine.evaluate import Clock
+from score.engine.pipeline import overlapped
 from score.files import sha256
 from score.model.postprocess import encode_whole, sureness
 from score.model.score import SCORE, Prediction, Regions
@@ -88,6 +88,7 @@ def predict(
     cache: PredictionCache,
     *,
     workers: int = 0,
+    batch_size: int = 1,
     embeds: bool = False,
     title: str = "",
 ) -> None:
@@ -95,24 +96,28 @@ def predict(
 
     Args:
         model: its mode is as before afterwards.
-        records: detectron2 dicts; each image is one batch.
+        records: detectron2 dicts.
         cache: takes every query of every image; complete for ``records`` afterwards.
         workers: processes that read images, 0 for none beside this one.
+        batch_size: most images that the network sees at once, those of one size.
         embeds: keep embeddings as well, so that words can be changed later.
         title: what the progress is reported under.
     """
     left = [record for record in records if record["image_id"] not in cache]
     comm.synchronize()  # before any process adds what another would no longer see as missing
     if left:
-        loader = test_loader(left, TestMapper(*model.resize), workers)
-        clock = Clock(title, len(loader))
+        loader = test_loader(left, TestMapper(*model.resize), workers, batch_size)
+        clock = Clock(title, image_count(loader))
         vocabulary = model.vocabulary(names)
-        with inference_context(model):
-            for inputs in loader:
-                prediction = model.predict(inputs, vocabulary)
-                for index, item in enumerate(inputs):
-                    cache.add(encode(prediction, index, item, embeds))
-                clock.process(inputs, [])
+        for inputs, images in overlapped(
+            model,
+            loader,
+            lambda inputs: model.predict(inputs, vocabulary),
+            lambda inputs, prediction: [encode(prediction, i, item, embeds) for i, item in enumerate(inputs)],
+        ):
+            for image in images:
+                cache.add(image)
+            clock.process(inputs, [])
     comm.synchronize()
 
 

@@ -256,6 +256,7 @@ class Session:
                     self.model,
                     test.name,
                     workers=self.config.runtime.workers,
+                    batch_size=self.config.evaluation.batch_size,
                     max_detections=settings.max_detections,
                     limit=settings.limit,
                     pictures=settings.pictures,

@@ -209,11 +209,7 @@ class SCORE(nn.Module):
             return self._losses(self._images(inputs), inputs)
         vocabulary = vocabulary or self.vocabulary(self.train_names)
         prediction = self.predict(inputs, vocabulary)
-        chances = (ensemble or self.ensemble)(prediction.in_logits, prediction.out_logits, vocabulary.seen)
-        return [
-            self._result(prediction.regions, index, chances[index], item, masks, semantic)
-            for index, item in enumerate(inputs)
-        ]
+        return self.results(prediction, inputs, vocabulary, ensemble=ensemble, masks=masks, semantic=semantic)
 
     @torch.no_grad()
     def look(self, inputs: list[dict]) -> Regions:
@@ -245,6 +241,24 @@ class SCORE(nn.Module):
     def predict(self, inputs: list[dict], vocabulary: Vocabulary) -> Prediction:
         """:meth:`look`, then :meth:`ask`."""
         return self.ask(self.look(inputs), vocabulary)
+
+    @torch.no_grad()
+    def results(
+        self,
+        prediction: Prediction,
+        inputs: list[dict],
+        vocabulary: Vocabulary,
+        *,
+        ensemble: Ensemble | None = None,
+        masks: Literal["bits", "rle"] = "bits",
+        semantic: bool = False,
+    ) -> list[dict]:
+        """What :meth:`forward` returns in evaluation, of what :meth:`predict` made of the same inputs and words."""
+        chances = (ensemble or self.ensemble)(prediction.in_logits, prediction.out_logits, vocabulary.seen)
+        return [
+            self._result(prediction.regions, index, chances[index], item, masks, semantic)
+            for index, item in enumerate(inputs)
+        ]
 
     def _images(self, inputs: list[dict]) -> ImageList:
         """Normalise each image, then pad with zeros to a common multiple of 32."""

@@ -83,12 +83,14 @@ class Study:
         *,
         overrides: Sequence[str] = (),
         workers: int = 0,
+        batch_size: int = 1,
         limit: int | None = None,
     ) -> None:
         self.folder, self.device = folder, device
         self.model, self.config = model_folder.load(folder, device, overrides)
         self.origin = predictions.origin(folder, self.model, self.config)
-        self.cache, self.workers, self.limit = cache, workers, limit
+        self.cache, self.limit = cache, limit
+        self.reading: dict[str, Any] = {"workers": workers, "batch_size": batch_size}
         self._hashes: dict[tuple[str, int], str] = {}
 
     @classmethod
@@ -100,6 +102,7 @@ class Study:
             runtime.select_device(config.runtime.device, config.runtime.threads),
             overrides=config.overrides,
             workers=config.runtime.workers,
+            batch_size=config.batch_size,
             limit=config.limit,
         )
 
@@ -117,9 +120,7 @@ class Study:
     def semantic(self, dataset: str, alpha: float, beta: float) -> Metrics:
         """What :class:`SemanticEvaluator` says at one pair, empty on all processes but one; maps are not cached."""
         ensemble = Ensemble(alpha=alpha, beta=beta)
-        found = evaluate(
-            self.model, dataset, ensemble=ensemble, workers=self.workers, limit=self.limit, tasks="semantic"
-        )
+        found = evaluate(self.model, dataset, ensemble=ensemble, limit=self.limit, tasks="semantic", **self.reading)
         return found.get("semantic", {})
 
     @contextmanager
@@ -145,7 +146,7 @@ class Study:
                 names,
                 records,
                 cache,
-                workers=self.workers,
+                **self.reading,
                 embeds=embeds,
                 title=dataset,
             )

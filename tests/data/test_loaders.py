@@ -78,6 +78,16 @@ def test_test_loader_gives_single_images_in_order(name: str) -> None:
     assert ids(drawn) == list(range(1, 13))
 
 
+def test_images_of_one_padded_size_go_together_and_none_is_lost() -> None:
+    sizes = [(60, 90), (90, 60), (61, 91), (60, 90), (60, 90), (90, 61)]
+    records = [{"image_id": i, "height": h, "width": w} for i, (h, w) in enumerate(sizes)]
+    mapper = TestMapper(shortest=64, longest=640)
+    together = list(loaders.test_loader(records, mapper, 0, batch_size=3).batch_sampler)
+    assert together == [[0, 2, 3], [1, 5], [4]]
+    padded = [{mapper.padded(*sizes[index]) for index in batch} for batch in together]
+    assert padded == [{(64, 96)}, {(96, 64)}, {(64, 96)}]
+
+
 def test_limit_spreads_over_the_dataset(name: str) -> None:
     mapper = TestMapper(shortest=64, longest=64)
     assert ids(list(loaders.test_loader(loaders.test_records(name, limit=3), mapper, 0))) == [1, 5, 9]

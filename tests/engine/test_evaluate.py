@@ -10,7 +10,8 @@ from PIL import Image
 
 from score.engine.evaluate import Clock, deal, evaluate, place, register
 from score.errors import ConfigError
-from score.model.score import SCORE
+from score.model.score import SCORE, Prediction
+from score.model.vocabulary import Vocabulary
 from tests.tiny_data import tiny_data
 from tests.tiny_model import tiny_model
 
@@ -41,6 +42,14 @@ def test_a_dataset_is_scored_with_its_own_names(dataset: str, model: SCORE) -> N
     assert results["seconds_per_image"] > 0
 
 
+def test_a_batch_finds_what_single_images_do(tmp_path: Path, model: SCORE) -> None:
+    (name,) = register(tiny_data(tmp_path / "batched", images=5, size=64), None)
+    single, batched = (evaluate(model, name, batch_size=size) for size in (1, 3))
+    for key in ("AP", "AP50", "AP75"):
+        assert batched["all"][key] == pytest.approx(single["all"][key], abs=1e-6)
+    assert batched["detections"] == single["detections"]
+
+
 def test_the_model_is_as_before_afterwards(dataset: str, model: SCORE) -> None:
     model.train()
     evaluate(model, dataset, limit=1)
@@ -66,15 +75,18 @@ def test_pictures_are_spread_over_the_dataset(dataset: str, model: SCORE, tmp_pa
     assert all(min(Image.open(path).size) >= 480 for path in drawn)
 
 
-def test_a_shuffled_vocabulary_looks_for_other_words_and_scores_the_true_ones(dataset: str, model: SCORE) -> None:
+def test_a_shuffled_vocabulary_looks_for_other_words_and_scores_the_true_ones(
+    dataset: str, model: SCORE, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said: list[list[str]] = []
+    predict = model.predict
 
-    def listen(_: SCORE, inputs: tuple, asked: dict[str, Any]) -> None:
-        said.append(asked["vocabulary"].names)
+    def listen(inputs: list[dict[str, Any]], vocabulary: Vocabulary) -> Prediction:
+        said.append(vocabulary.names)
+        return predict(inputs, vocabulary)
 
-    hook = model.register_forward_pre_hook(listen, with_kwargs=True)
+    monkeypatch.setattr(model, "predict", listen)
     results = evaluate(model, dataset, limit=1, shuffle_vocabulary=1)
-    hook.remove()
     assert said == [deal(["ship", "storage_tank", "plane"], 1)]
     assert {name: item["seen"] for name, item in results["per_class"].items()} == {
         "ship": True,
