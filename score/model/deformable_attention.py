@@ -4,10 +4,49 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from score.model.position import kept
+
+
+class _Table(NamedTuple):
+    """Where cells of all levels lie in one table of rows, and what belongs to each sample ``(head, level, point)``.
+
+    Around each level are rows of zeros, which is what lies outside: one before and two after, and a column that ends
+    each row of cells and precedes the next.
+
+    Attributes:
+        rows: of one head.
+        starts: the row of each level's first cell.
+        width, height: of the sample's level, ``[samples]``.
+        pitch: rows from a cell to the one below, ``[samples]``.
+        start: the row of the first cell of the sample's head and level, ``[samples]``.
+    """
+
+    rows: int
+    starts: list[int]
+    width: Tensor
+    height: Tensor
+    pitch: Tensor
+    start: Tensor
+
+
+@kept
+def _table(
+    sizes: tuple[tuple[int, int], ...], heads: int, points: int, dtype: torch.dtype, device: torch.device
+) -> _Table:
+    rows, starts = 0, []
+    for h, w in sizes:
+        starts.append(rows + w + 2)
+        rows += (h + 3) * (w + 1) + 1
+    height, width = (torch.tensor(side).repeat_interleave(points).repeat(heads) for side in zip(*sizes, strict=True))
+    start = (torch.arange(heads)[:, None] * rows + torch.tensor(starts)).flatten().repeat_interleave(points)
+    pitch = (width + 1).to(device, torch.int32)
+    return _Table(rows, starts, width.to(device, dtype), height.to(device, dtype), pitch, start.to(device, torch.int32))
 
 
 class MultiScaleDeformableAttention(nn.Module):
@@ -58,20 +97,53 @@ class MultiScaleDeformableAttention(nn.Module):
             ``[B, L, D]``.
         """
         batch, length, dim = query.shape
-        width = dim // self.heads
-        scale = torch.tensor([(w, h) for h, w in sizes], dtype=query.dtype, device=query.device)  # [levels, 2]
-        offsets = self.sampling_offsets(query).view(batch, length, self.heads, self.levels, self.points, 2)
-        positions = reference[None, :, None, None, None, :] + offsets / scale[:, None, :]
-        grid = (2.0 * positions - 1.0).permute(3, 0, 2, 1, 4, 5).flatten(1, 2)  # [levels, B*heads, L, points, 2]
-        weights = self.attention_weights(query).view(batch, length, self.heads, self.levels * self.points).softmax(-1)
-        weights = weights.permute(0, 2, 1, 3).reshape(batch * self.heads, 1, length, self.levels, self.points)
+        width, taken = dim // self.heads, self.levels * self.points
+        table = _table(tuple(sizes), self.heads, self.points, query.dtype, query.device)
+        weights = self.attention_weights(query).view(batch, length, self.heads, taken).softmax(-1).flatten(2)
+        weight, bias = self.sampling_offsets.weight, self.sampling_offsets.bias
+        x, right = _cell(F.linear(query, weight[0::2], bias[0::2]), reference[:, :1], table.width)
+        y, down = _cell(F.linear(query, weight[1::2], bias[1::2]), reference[:, 1:], table.height)
 
-        value = self.value_proj(value).view(batch, -1, self.heads, width).permute(0, 2, 3, 1).flatten(0, 1)
-        output = value.new_zeros(batch * self.heads, width, length)
-        for level, (maps, (h, w)) in enumerate(zip(value.split([h * w for h, w in sizes], dim=-1), sizes, strict=True)):
-            sampled = F.grid_sample(
-                maps.reshape(-1, width, h, w), grid[level], mode="bilinear", padding_mode="zeros", align_corners=False
-            )  # [B*heads, width, L, points]
-            output = output + (sampled * weights[:, :, :, level]).sum(-1)
-        output = output.view(batch, self.heads, width, length).permute(0, 3, 1, 2).flatten(2)
-        return self.output_proj(output)
+        # Of each sample the four cells around it are rows of a table, so that all heads and levels are one sum of
+        # weighted rows, which is what an embedding bag is.
+        first = torch.addcmul(x, y, table.pitch) + table.start  # [B, L, samples]
+        if batch > 1:
+            first += (torch.arange(batch, device=query.device) * (self.heads * table.rows)).view(-1, 1, 1)
+        last = batch * self.heads * table.rows - 1
+        first.clamp_(0, last - max(w for _, w in sizes) - 2)  # of what is not finite, too
+        below = first + table.pitch
+        lower = down * weights
+        upper = weights - lower
+        lower_right, upper_right = lower * right, upper * right
+        corners = first, first + 1, below, below + 1
+        shares = upper - upper_right, upper_right, lower - lower_right, lower_right
+        output = F.embedding_bag(
+            torch.stack([part.view(-1, taken) for part in corners], dim=1).flatten(1),
+            self._rows(self.value_proj(value), sizes, table),
+            per_sample_weights=torch.stack([part.view(-1, taken) for part in shares], dim=1).flatten(1),
+            mode="sum",
+        )  # [B*L*heads, width]
+        return self.output_proj(output.view(batch, length, self.heads * width))
+
+    def _rows(self, value: Tensor, sizes: Sequence[tuple[int, int]], table: _Table) -> Tensor:
+        """Values ``[B, sum of h*w, D]`` of each head, as rows ``[B * heads * rows, D / heads]`` of a table."""
+        batch, _, dim = value.shape
+        rows = value.new_zeros(batch, self.heads, table.rows, dim // self.heads)
+        for part, start, (h, w) in zip(value.split([h * w for h, w in sizes], dim=1), table.starts, sizes, strict=True):
+            cells = rows[:, :, start : start + h * (w + 1)].unflatten(2, (h, w + 1))[:, :, :, :w]
+            cells.copy_(part.view(batch, h, w, self.heads, -1).permute(0, 3, 1, 2, 4))
+        return rows.view(-1, dim // self.heads)
+
+
+def _cell(offsets: Tensor, reference: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+    """Along an axis, the cell before each sample ``[B, L, samples]`` and how far it is on the way to the next.
+
+    Args:
+        offsets: in cells.
+        reference: ``[L, 1]`` in 0..1.
+        length: of the axis in cells, ``[samples]``.
+    """
+    at = torch.addcmul(offsets - 0.5, reference, length)
+    at = torch.minimum(at.clamp(min=-1), length)  # from there on all is zero
+    before = at.detach().floor()
+    return before.int(), at - before

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor
 
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
+
+def kept(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Keep what a function made of a map's size, for most images have one of a few; nobody may change it."""
+
+    @functools.wraps(function)
+    def normal(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        with torch.inference_mode(False), torch.no_grad():  # what inference made could not be used in training
+            return function(*args, **kwargs)
+
+    return cast(Callable[Arguments, Result], functools.lru_cache(maxsize=32)(normal))
+
+
+@kept
 def sine_positions(
     height: int, width: int, dim: int, *, device: torch.device | None = None, temperature: float = 10000.0
 ) -> Tensor:
@@ -39,6 +57,7 @@ def point_codes(points: Tensor, dim: int, *, temperature: float = 10000.0) -> Te
     return torch.stack([angle[..., 0::2].sin(), angle[..., 1::2].cos()], dim=-1).flatten(-3)
 
 
+@kept
 def cell_centres(height: int, width: int, *, device: torch.device | None = None) -> Tensor:
     """Centres of a map's cells, ``[height * width, 2]`` as (x, y) in 0..1, row-major."""
     y = (torch.arange(height, dtype=torch.float32, device=device) + 0.5) / height

@@ -48,6 +48,23 @@ def test_equals_its_definition() -> None:
         torch.testing.assert_close(got[q], attention.output_proj(torch.cat(parts)))
 
 
+def test_gradients_are_those_of_its_definition() -> None:
+    torch.manual_seed(0)
+    sizes = [(2, 3), (3, 2)]
+    attention = MultiScaleDeformableAttention(dim=4, heads=2, levels=2, points=2).double()
+    torch.nn.init.normal_(attention.sampling_offsets.weight)  # some samples lie outside
+    torch.nn.init.normal_(attention.attention_weights.weight)
+    query, value = torch.randn(2, 3, 4).double().requires_grad_(), torch.randn(2, 12, 4).double().requires_grad_()
+    reference = torch.rand(3, 2).double()
+    assert torch.autograd.gradcheck(lambda q, v: attention(q, reference, v, sizes), (query, value))
+
+
+def test_what_is_not_finite_is_not_hidden() -> None:
+    attention = MultiScaleDeformableAttention(dim=4, heads=2, levels=1, points=2)
+    query = torch.full((1, 6, 4), torch.nan)
+    assert attention(query, torch.rand(6, 2), torch.randn(1, 6, 4), [(2, 3)]).isnan().all()
+
+
 def test_starts_looking_around_the_reference() -> None:
     attention = MultiScaleDeformableAttention(dim=16, heads=4, levels=3, points=2)
     offsets = attention.sampling_offsets(torch.randn(1, 16)).view(4, 3, 2, 2)
