@@ -173,7 +173,7 @@ class Finder:
             inside = masks > 0
             known = (inside & background).sum((-2, -1)) * 2 >= inside.sum((-2, -1))
             found.wanted[:n][~known] = IGNORED
-            objects = truth.gt_masks.tensor.float()
+            objects = truth.gt_masks.tensor
             query, target = self.model.criterion.matcher(own.in_logits[0, chosen], masks, truth.gt_classes, objects)
             found.wanted[query] = truth.gt_classes[target]
             made.append(found)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from detectron2.projects.point_rend.point_features import get_uncertain_point_coords_with_randomness, point_sample
+from detectron2.projects.point_rend.point_features import point_sample
 from detectron2.utils import comm
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -22,7 +22,7 @@ class Target(NamedTuple):
 
     Attributes:
         classes: ``[N]`` int64, index into the training vocabulary.
-        masks: ``[N, H, W]`` 0.0 or 1.0, at the padded input size.
+        masks: ``[N, H, W]`` bool, at the padded input size.
         ignore: ``[H, W]`` bool, where nothing may count as background, or None.
     """
 
@@ -88,9 +88,22 @@ class SetCriterion(nn.Module):
         heads = decoded.heads
         logits = [classify(head) for head in heads]
         count = self._mean_count(targets, logits[-1].device)
-        losses = self._head("", logits[-1], heads[-1].mask_logits, targets, count)
-        for index, head in enumerate(heads[:-1]):
-            losses |= self._head(f"_{index}", logits[index], head.mask_logits, targets, count)
+        order = [len(heads) - 1, *range(len(heads) - 1)]
+        pairs = self.matcher.every(
+            (logits[index][b], heads[index].mask_logits[b], target.classes, target.masks)
+            for index in order
+            for b, target in enumerate(targets)
+        )
+        losses = {}
+        for place, index in enumerate(order):
+            found = pairs[place * len(targets) : (place + 1) * len(targets)]
+            suffix = f"_{index}" if place else ""
+            wanted = self._wanted(logits[index], heads[index].mask_logits, found, targets)
+            losses[f"loss_ce{suffix}"] = self.class_weight * self._cross_entropy(logits[index].float(), wanted)
+            masks = torch.cat([target.masks[chosen] for (_, chosen), target in zip(found, targets, strict=True)])
+            bce, dice = self._mask_losses(decoded.masks[index]([queries for queries, _ in found]).float(), masks)
+            losses[f"loss_mask{suffix}"] = self.mask_weight * bce / count
+            losses[f"loss_dice{suffix}"] = self.dice_weight * dice / count
         return losses
 
     @staticmethod
@@ -101,29 +114,20 @@ class SetCriterion(nn.Module):
             torch.distributed.all_reduce(count)
         return (count / comm.get_world_size()).clamp(min=1.0)
 
-    def _head(
-        self, suffix: str, class_logits: Tensor, mask_logits: Tensor, targets: Sequence[Target], count: Tensor
-    ) -> dict[str, Tensor]:
-        class_logits, mask_logits = class_logits.float(), mask_logits.float()
-        pairs = [
-            self.matcher(class_logits[b], mask_logits[b], target.classes, target.masks)
-            for b, target in enumerate(targets)
-        ]
+    @staticmethod
+    def _wanted(
+        class_logits: Tensor,
+        mask_logits: Tensor,
+        pairs: Sequence[tuple[Tensor, Tensor]],
+        targets: Sequence[Target],
+    ) -> Tensor:
+        """The class ``[B, Q]`` that each query has to learn."""
         wanted = class_logits.new_full(class_logits.shape[:2], class_logits.shape[2] - 1, dtype=torch.long)  # void
         for b, ((queries, chosen), target) in enumerate(zip(pairs, targets, strict=True)):
             if target.ignore is not None:
                 wanted[b, _mostly_within(mask_logits[b], target.ignore)] = NOTHING
             wanted[b, queries] = target.classes[chosen]
-        cross_entropy = self._cross_entropy(class_logits, wanted)
-
-        predicted = torch.cat([mask_logits[b, queries] for b, (queries, _) in enumerate(pairs)])  # [N, h, w]
-        masks = torch.cat([target.masks[chosen] for (_, chosen), target in zip(pairs, targets, strict=True)])
-        bce, dice = self._mask_losses(predicted.unsqueeze(1), masks.unsqueeze(1))
-        return {
-            f"loss_ce{suffix}": self.class_weight * cross_entropy,
-            f"loss_mask{suffix}": self.mask_weight * bce / count,
-            f"loss_dice{suffix}": self.dice_weight * dice / count,
-        }
+        return wanted
 
     def _cross_entropy(self, class_logits: Tensor, wanted: Tensor) -> Tensor:
         """Mean over queries ``[B, Q]`` that have a class to learn; *void* counts ``void_weight``."""
@@ -133,16 +137,27 @@ class SetCriterion(nn.Module):
         return total / weights[wanted[wanted != NOTHING]].sum().clamp(min=1e-6)
 
     def _mask_losses(self, logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """Cross-entropy and dice of ``[N, 1, h, w]`` against ``[N, 1, H, W]``, each summed over masks."""
+        """Cross-entropy and dice of ``[N, h, w]`` against bool ``[N, H, W]``, each summed over masks."""
         if not len(logits):
             return logits.sum(), logits.sum()  # zeros that still reach the parameters, as other processes expect
         with torch.no_grad():
-            coords = get_uncertain_point_coords_with_randomness(
-                logits, lambda x: -x.abs(), self.points, self.oversample, self.uncertain
-            )
-            labels = point_sample(masks.to(logits.dtype), coords, align_corners=False).squeeze(1)  # [N, P]
-        values = point_sample(logits, coords, align_corners=False).squeeze(1)
+            coords = self._points(logits)
+            labels = matching.sample_bits(masks, coords)  # [N, P]
+        values = point_sample(logits.unsqueeze(1), coords, align_corners=False).squeeze(1)
         bce = F.binary_cross_entropy_with_logits(values, labels, reduction="none").mean(dim=1).sum()
         probability = values.sigmoid()
         dice = 1 - (2 * (probability * labels).sum(-1) + 1) / (probability.sum(-1) + labels.sum(-1) + 1)
         return bce, dice.sum()
+
+    def _points(self, logits: Tensor) -> Tensor:
+        """Points ``[N, P, 2]`` on masks ``[N, h, w]``: most where a mask is least certain, the others anywhere.
+
+        As PointRend draws them (Kirillov et al., CVPR 2020), but in no order, for sorting costs more than choosing.
+        """
+        candidates = torch.rand(len(logits), int(self.points * self.oversample), 2, device=logits.device)
+        sure = point_sample(logits.unsqueeze(1), candidates, align_corners=False).squeeze(1).abs_()
+        chosen = sure.topk(int(self.uncertain * self.points), largest=False, sorted=False).indices
+        found = candidates.gather(1, chosen.unsqueeze(2).expand(-1, -1, 2))
+        if (left := self.points - found.shape[1]) > 0:
+            found = torch.cat([found, torch.rand(len(logits), left, 2, device=logits.device)], dim=1)
+        return found

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -54,15 +55,18 @@ class Decoded(NamedTuple):
     """What a decoder returns.
 
     Attributes:
-        heads: first to last; in evaluation the last alone.
+        heads: those that are classified, the last one last; in evaluation the last alone.
         quality: ``[B, Q]`` in evaluation, the IoU that each mask is thought to have with an object, 0 for one that is
             not to be shown; None from a decoder that has no opinion.
         places: in training, from a decoder that has them.
+        masks: in training, of every head from first to last: the mask logits ``[N, H/4, W/4]`` of some queries, given
+            the indices of each image's. Only few are compared with a target, and only theirs send gradients back.
     """
 
     heads: list[Head]
     quality: Tensor | None = None
     places: Places | None = None
+    masks: Sequence[Callable[[Sequence[Tensor]], Tensor]] = ()
 
 
 class MLP(nn.Sequential):
@@ -173,7 +177,15 @@ class MaskDecoder(nn.Module):
             x = layer(x, query_pos, sources[level], positions[level], blocked)
         queries = self.norm(x)
         heads.append(Head(queries, torch.einsum("bqd,bdhw->bqhw", self.mask_embed(queries), mask_features)))
-        return Decoded(heads)
+        again = [partial(self._masks_of, head.queries, mask_features) for head in heads] if every_head else []
+        return Decoded(heads, masks=again)
+
+    def _masks_of(self, queries: Tensor, features: Tensor, chosen: Sequence[Tensor]) -> Tensor:
+        """Mask logits ``[N, h, w]`` of chosen queries of each image."""
+        found = [
+            (self.mask_embed(q[n]) @ maps.flatten(1)) for q, n, maps in zip(queries, chosen, features, strict=True)
+        ]
+        return torch.cat(found).unflatten(1, features.shape[-2:])
 
     @staticmethod
     def _outside(mask_embed: Tensor, features: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from detectron2.projects.point_rend.point_features import point_sample
 from scipy.optimize import linear_sum_assignment
@@ -32,30 +34,41 @@ class HungarianMatcher(nn.Module):
             class_logits: ``[Q, C + 1]``.
             mask_logits: ``[Q, h, w]``.
             classes: ``[N]`` int64.
-            masks: ``[N, H, W]``, the same field of view at any resolution.
+            masks: ``[N, H, W]`` bool, the same field of view at any resolution.
 
         Returns:
             Query indices (rising) and target indices, ``min(Q, N)`` of each.
         """
+        [pair] = self.every([(class_logits, mask_logits, classes, masks)])
+        return pair
+
+    @torch.no_grad()
+    def every(self, cases: Iterable[tuple[Tensor, Tensor, Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+        """Match several images, each as :meth:`forward` does; the device waits once for all of them."""
+        costs = [self._cost(*case) for case in cases]
+        device = costs[0].device
+        flat = torch.cat([cost.flatten() for cost in costs]).cpu()
+        parts = flat.split([cost.numel() for cost in costs])
+        found = [linear_sum_assignment(part.view_as(cost).numpy()) for part, cost in zip(parts, costs, strict=True)]
+        return [(torch.as_tensor(queries, device=device), torch.as_tensor(n, device=device)) for queries, n in found]
+
+    def _cost(self, class_logits: Tensor, mask_logits: Tensor, classes: Tensor, masks: Tensor) -> Tensor:
+        """What each pair ``[Q, N]`` costs."""
         probability = class_logits.float().softmax(-1)[:, classes]  # [Q, N]
         coords = torch.rand(1, self.points, 2, device=mask_logits.device)
         with torch.autocast(mask_logits.device.type, enabled=False):
             predicted = point_sample(mask_logits.float().unsqueeze(0), coords, align_corners=False)[0]  # [Q, P]
-            target = point_sample(masks.to(predicted.dtype).unsqueeze(0), coords, align_corners=False)[0]  # [N, P]
-            cost = (
+            target = sample_bits(masks, coords)  # [N, P]
+            return (
                 self.class_weight * -probability
                 + self.mask_weight * pairwise_bce(predicted, target)
                 + self.dice_weight * pairwise_dice(predicted, target)
             )
-        queries, targets = linear_sum_assignment(cost.cpu().numpy())
-        device = mask_logits.device
-        return torch.as_tensor(queries, device=device), torch.as_tensor(targets, device=device)
 
 
 def pairwise_bce(logits: Tensor, target: Tensor) -> Tensor:
     """Mean binary cross-entropy of every ``[Q, P]`` logit row against every ``[N, P]`` target row: ``[Q, N]``."""
-    positive, negative = F.softplus(-logits), F.softplus(logits)
-    return (positive @ target.T + negative @ (1 - target).T) / logits.shape[1]
+    return (F.softplus(logits).sum(-1)[:, None] - logits @ target.T) / logits.shape[1]
 
 
 def pairwise_dice(logits: Tensor, target: Tensor) -> Tensor:
@@ -64,3 +77,23 @@ def pairwise_dice(logits: Tensor, target: Tensor) -> Tensor:
     overlap = 2 * probability @ target.T
     total = probability.sum(-1)[:, None] + target.sum(-1)[None, :]
     return 1 - (overlap + 1) / (total + 1)
+
+
+def sample_bits(masks: Tensor, coords: Tensor) -> Tensor:
+    """Bilinear samples ``[N, P]`` fp32 of bool ``[N, H, W]`` at points x and y in 0..1; 0 lies around.
+
+    As `point_sample` of the same as numbers, without making them numbers.
+
+    Args:
+        coords: ``[N, P, 2]``, or ``[1, P, 2]`` for all masks.
+    """
+    height, width = masks.shape[1:]
+    flat = F.pad(masks, (1, 1, 1, 1)).flatten(1)  # a cell of nothing around, so that no corner needs a test
+    x, y = coords[..., 0] * width + 0.5, coords[..., 1] * height + 0.5  # in cells of the padded grid
+    left, top = x.floor(), y.floor()
+    index = (top * (width + 2) + left).long()
+    corners = [
+        flat.gather(1, (index + step).expand(len(masks), -1)).to(coords.dtype) for step in (0, 1, width + 2, width + 3)
+    ]
+    x, y = x - left, y - top
+    return torch.lerp(torch.lerp(corners[0], corners[1], x), torch.lerp(corners[2], corners[3], x), y)

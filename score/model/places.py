@@ -11,7 +11,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -107,13 +108,15 @@ class PlacesDecoder(nn.Module):
             targets: of each image, in training.
 
         Returns:
-            All ``layers + 1`` heads and their `Places` with targets; the last head alone without, and the ``quality``
-            of its masks, which is 0 for duplicates.
+            The last head; with targets also the masks of all ``layers + 1`` and their `Places`, without them the
+            ``quality`` of its masks, which is 0 for duplicates.
         """
+        grid = (pixels.mask_features.shape[-2], pixels.mask_features.shape[-1])
         heat = self.heat(pixels.mask_features).float()
         at, size = self._places(heat, self.queries if targets is None else self.train_queries)
         if targets is None:
-            (head,) = self._decode(pixels, at, size, None, every_head=False)
+            *_, queries = self._decode(pixels, at, size, None)
+            head = Head(queries, self._masks(queries, at, pixels.mask_features, grid))
             guess, sure = self._quality(head)
             quality = guess.float().sigmoid()
             images = zip(quality * sure, head.mask_logits, strict=True)
@@ -129,9 +132,11 @@ class PlacesDecoder(nn.Module):
             at = torch.cat([at, place], dim=1)
             size = torch.cat([size, nn.utils.rnn.pad_sequence(sizes, batch_first=True)], dim=1)
             apart = keep_apart(finders, real).repeat_interleave(self.heads, 0)
-        heads = self._decode(pixels, at, size, apart, every_head=True)
-        quality, _ = self._quality(Head(heads[-1].queries[:, :finders], heads[-1].mask_logits[:, :finders]))
-        return Decoded(heads, places=Places(heat, at[:, :finders], extents, of_size, told, quality))
+        states = self._decode(pixels, at, size, apart)
+        last = Head(states[-1], self._masks(states[-1], at, pixels.mask_features, grid))
+        quality, _ = self._quality(Head(last.queries[:, :finders], last.mask_logits[:, :finders]))
+        places = Places(heat, at[:, :finders], extents, of_size, told, quality)
+        return Decoded([last], None, places, [partial(self._masks_of, x, at, pixels.mask_features) for x in states])
 
     def _places(self, heat: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """Where queries start, ``[B, N, 2]``, and the class of size that each looks for, ``[B, N]``."""
@@ -158,9 +163,8 @@ class PlacesDecoder(nn.Module):
             place[b, : len(box)], real[b, : len(box)] = (cell + 0.5) / grid, True
         return place, real
 
-    def _decode(
-        self, pixels: Pixels, at: Tensor, of_size: Tensor, apart: Tensor | None, *, every_head: bool
-    ) -> list[Head]:
+    def _decode(self, pixels: Pixels, at: Tensor, of_size: Tensor, apart: Tensor | None) -> list[Tensor]:
+        """The queries ``[B, Q, D]`` of every head."""
         features = pixels.mask_features
         size = (features.shape[-2], features.shape[-1])
         sources, positions = keys_of(pixels.multiscale, self.level_embed.weight)
@@ -169,17 +173,15 @@ class PlacesDecoder(nn.Module):
         x = self.content(self._sample(pixels, at)) + self.size_embed(of_size)
         query_pos = self.pos_proj(point_codes(at, x.shape[-1]).to(x.dtype))
 
-        heads: list[Head] = []
+        states = [self.norm(x)]
         for index, layer in enumerate(self.layers):
-            level, queries = index % len(sources), self.norm(x)
-            if every_head:
-                heads.append(Head(queries, self._masks(queries, at, features, size)))
+            level = index % len(sources)
             with torch.no_grad():
-                outside = self._masks(queries, at, at_level[level], size).flatten(2) < 0
+                outside = self._logits(states[-1], at, at_level[level], size).flatten(2) < 0
             blocked = blocked_by(outside, self.heads)
             x = layer(x, query_pos, sources[level], positions[level], blocked, apart)
-        queries = self.norm(x)
-        return [*heads, Head(queries, self._masks(queries, at, features, size))]
+            states.append(self.norm(x))
+        return states
 
     @staticmethod
     def _sample(pixels: Pixels, at: Tensor) -> Tensor:
@@ -191,14 +193,27 @@ class PlacesDecoder(nn.Module):
             for level in maps
         ).transpose(1, 2)  # type: ignore[union-attr]
 
+    def _masks_of(self, queries: Tensor, at: Tensor, features: Tensor, chosen: Sequence[Tensor]) -> Tensor:
+        """Mask logits ``[N, h, w]`` of chosen queries of each image."""
+        size = (features.shape[-2], features.shape[-1])
+        parts = (part.split(1) for part in (queries, at, features))
+        found = [self._masks(q[:, n], a[:, n], maps, size)[0] for n, q, a, maps in zip(chosen, *parts, strict=True)]
+        return torch.cat(found)
+
     def _masks(self, queries: Tensor, at: Tensor, features: Tensor, size: tuple[int, int]) -> Tensor:
         """Mask logits ``[B, Q, h, w]`` on the grid of ``features``; ``size`` is that of stride 4."""
-        logits = torch.einsum("bqd,bdhw->bqhw", self.mask_embed(queries), features)
-        if not self.prior:
-            return logits
-        with torch.autocast(features.device.type, enabled=False):  # differences of large numbers
-            form = quadratic(self.shape(queries.float()), at, size)
-            return squash(logits.float() + (form @ basis(features.shape[-2:], size, features.device)).view_as(logits))
+        logits = self._logits(queries, at, features, size)
+        return squash(logits) if self.prior else logits
+
+    def _logits(self, queries: Tensor, at: Tensor, features: Tensor, size: tuple[int, int]) -> Tensor:
+        """The same before they are squashed, which changes no sign."""
+        logits = torch.bmm(self.mask_embed(queries), features.flatten(2))  # [B, Q, h*w]
+        if self.prior:
+            with torch.autocast(features.device.type, enabled=False):  # differences of large numbers
+                form = quadratic(self.shape(queries.float()), at, size)
+                functions = basis(features.shape[-2:], size, features.device)
+                logits = torch.baddbmm(logits.float(), form, functions.expand(len(form), -1, -1))
+        return logits.unflatten(2, features.shape[-2:])
 
     def _quality(self, head: Head) -> tuple[Tensor, Tensor]:
         """A logit of each mask's IoU with its object, and the mean probability inside it, both ``[B, Q]``.
@@ -225,9 +240,10 @@ def peaks(heat: Tensor, count: int) -> Tensor:
 
 
 def extent(masks: Tensor) -> Tensor:
-    """Centre of mass and side lengths ``[N, 4]`` (x, y, width, height in 0..1) of masks ``[N, H, W]`` of 0 and 1."""
+    """Centre of mass and side lengths ``[N, 4]`` (x, y, width, height in 0..1) of bool masks ``[N, H, W]``."""
     h, w = masks.shape[-2:]
-    columns, rows = masks.sum(1), masks.sum(2)  # [N, W], [N, H]
+    numbers = masks.float()
+    columns, rows = numbers.sum(1), numbers.sum(2)  # [N, W], [N, H]
     area = columns.sum(1).clamp(min=1)
     x = columns @ ((torch.arange(w, device=masks.device) + 0.5) / w) / area
     y = rows @ ((torch.arange(h, device=masks.device) + 0.5) / h) / area
@@ -268,9 +284,26 @@ def quadratic(shape: Tensor, at: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.stack([constant, xx * x + xy * y, yy * y + xy * x, -0.5 * xx, -0.5 * yy, -xy], -1)
 
 
+class Squash(torch.autograd.Function):
+    """`squash`, which keeps nothing but its result for the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor) -> Tensor:
+        """Squash."""
+        out = logits.clamp(min=FLOOR).sub_((FLOOR - logits).clamp_(min=0).log1p_())
+        ctx.save_for_backward(out)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """1 above `FLOOR`, and 1 / (1 + FLOOR - logits) below."""
+        (out,) = ctx.saved_tensors
+        return (out - FLOOR).clamp_(max=0).exp_().mul_(gradient)
+
+
 def squash(logits: Tensor) -> Tensor:
     """Logits that fall as a logarithm below `FLOOR`."""
-    return logits.clamp(min=FLOOR) - torch.log1p((FLOOR - logits).clamp(min=0))
+    return Squash.apply(logits)
 
 
 def keep_apart(finders: int, real: Tensor) -> Tensor:

@@ -40,19 +40,18 @@ class PlacesCriterion(SetCriterion):
             ``loss_ce``, ``loss_heat`` and ``loss_quality``, ``loss_mask`` and ``loss_dice`` of the last head, and
             these with ``_0``, ``_1``, ... of the others.
         """
-        heads, places = decoded.heads, decoded.places
+        (head,), places = decoded.heads, decoded.places
         assert places is not None, "this criterion is made for PlacesDecoder"
         finders = places.at.shape[1]
-        masks = heads[-1].mask_logits.float()
+        masks = head.mask_logits.detach().float()
         # apart, for a context module may let queries see each other, and there are no pilots in evaluation
         kinds = [slice(finders), slice(finders, None)] if places.told else [slice(None)]
-        last = [Head(heads[-1].queries[:, kind], heads[-1].mask_logits[:, kind]) for kind in kinds]
-        logits = torch.cat([classify(head) for head in last if head.queries.shape[1]], dim=1).float()
+        parts = [Head(head.queries[:, kind], head.mask_logits[:, kind]) for kind in kinds]
+        logits = torch.cat([classify(part) for part in parts if part.queries.shape[1]], dim=1).float()
         count = self._mean_count(targets, logits.device)
-        pairs = [
-            self.matcher(logits[b, :finders], masks[b, :finders], target.classes, target.masks)
-            for b, target in enumerate(targets)
-        ]
+        pairs = self.matcher.every(
+            (logits[b, :finders], masks[b, :finders], target.classes, target.masks) for b, target in enumerate(targets)
+        )
         queries, chosen = [q for q, _ in pairs], [n for _, n in pairs]
         for b, told in enumerate(places.told):  # pilots follow the finders
             pilots = finders + torch.arange(len(told), device=told.device)
@@ -63,12 +62,11 @@ class PlacesCriterion(SetCriterion):
             "loss_heat": self.heat_weight * heat_loss(places, targets) / count,
             "loss_quality": self.quality_weight * quality_loss(places.quality, masks[:, :finders], targets, ignored),
         }
-        truth = torch.cat([target.masks[n] for n, target in zip(chosen, targets, strict=True)]).unsqueeze(1)
+        truth = torch.cat([target.masks[n] for n, target in zip(chosen, targets, strict=True)])
         share = 0.5 if places.told else 1.0  # an object has two masks then
-        for index, head in enumerate(heads):
-            suffix = "" if index == len(heads) - 1 else f"_{index}"
-            found = torch.cat([head.mask_logits[b, q] for b, q in enumerate(queries)]).float()
-            bce, dice = self._mask_losses(found.unsqueeze(1), truth)
+        for index, masks_of in enumerate(decoded.masks):
+            suffix = "" if index == len(decoded.masks) - 1 else f"_{index}"
+            bce, dice = self._mask_losses(masks_of(queries).float(), truth)
             losses[f"loss_mask{suffix}"] = share * self.mask_weight * bce / count
             losses[f"loss_dice{suffix}"] = share * self.dice_weight * dice / count
         return losses
@@ -144,10 +142,16 @@ def quality_loss(guess: Tensor, mask_logits: Tensor, targets: Sequence[Target], 
         for b, target in enumerate(targets):
             if len(target.classes):
                 inside = (mask_logits[b] > 0).flatten(1).float()
-                truth = F.adaptive_avg_pool2d(target.masks, mask_logits.shape[-2:]).flatten(1)
+                truth = shares(target.masks, mask_logits.shape[-2:]).flatten(1)
                 both = inside @ truth.T
                 wanted[b] = (both / (inside.sum(1)[:, None] + truth.sum(1)[None] - both + 1e-6)).amax(1)
         hit = wanted > 0.1
         weight = torch.where(hit, 1.0, 0.25) * (hit | ~ignored)
     loss = F.binary_cross_entropy_with_logits(guess.float(), wanted.float(), weight, reduction="sum")
     return loss / weight.sum().clamp(min=1e-6)
+
+
+def shares(masks: Tensor, grid: Sequence[int]) -> Tensor:
+    """Which share of each cell of a grid, which divides their size, bool masks ``[N, H, W]`` cover: ``[N, h, w]``."""
+    numbers = masks.to(torch.float32)
+    return F.avg_pool2d(numbers, (masks.shape[-2] // grid[0], masks.shape[-1] // grid[1]))

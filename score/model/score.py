@@ -219,7 +219,7 @@ class SCORE(nn.Module):
         with stage("pixel decoder"):
             pixels = self.pixel_decoder(pyramid)
         with stage("mask decoder"):
-            [head], quality, _ = self.mask_decoder(pixels)
+            [head], quality, *_ = self.mask_decoder(pixels)
         with stage("regions"):
             class_embed = self._class_embed(head, pixels, scene)
             dense = pyramid["dense"]
@@ -314,7 +314,7 @@ class SCORE(nn.Module):
         """Ground truth of one image, masks zero-padded as the image is."""
         instances = item["instances"]
         masks = instances.gt_masks.tensor.to(self.device)
-        canvas = torch.zeros(len(masks), *padded, device=self.device)
+        canvas = torch.zeros(len(masks), *padded, dtype=torch.bool, device=self.device)
         canvas[:, : masks.shape[-2], : masks.shape[-1]] = masks
         ignore = None
         if item.get("ignore") is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -36,15 +37,20 @@ def losses_of(
     criterion: SetCriterion, heads: list[tuple[torch.Tensor, torch.Tensor]], targets: list[Target]
 ) -> dict[str, torch.Tensor]:
     """Losses of class logits and mask logits of every head."""
-    decoded = Decoded([Head(logits, masks) for logits, masks in heads])
+    made = [Head(logits, masks) for logits, masks in heads]
+    decoded = Decoded(made, masks=[partial(chosen, head.mask_logits) for head in made])
     return criterion(decoded, lambda head: head.queries, targets)
+
+
+def chosen(masks: torch.Tensor, queries: list[torch.Tensor]) -> torch.Tensor:
+    return torch.cat([own[index] for own, index in zip(masks, queries, strict=True)])
 
 
 def squares(*corners: tuple[int, int]) -> torch.Tensor:
     masks = torch.zeros(len(corners), 32, 32)
     for mask, (y, x) in zip(masks, corners, strict=True):
         mask[y : y + 8, x : x + 8] = 1
-    return masks
+    return masks > 0
 
 
 def test_costs_are_the_losses_of_each_pair() -> None:
@@ -61,7 +67,7 @@ def test_costs_are_the_losses_of_each_pair() -> None:
 def test_matches_masks_to_their_queries(matcher: HungarianMatcher) -> None:
     torch.manual_seed(0)
     masks = squares((0, 0), (16, 16), (0, 20))
-    logits = torch.cat([masks[[2]], torch.zeros(1, 32, 32), masks[[0, 1]]]) * 20 - 10
+    logits = torch.cat([masks[[2]], masks[:1] & False, masks[[0, 1]]]) * 20.0 - 10
     queries, targets = matcher(torch.zeros(4, 6), logits, torch.tensor([0, 1, 2]), masks)
     assert dict(zip(queries.tolist(), targets.tolist(), strict=True)) == {0: 2, 2: 0, 3: 1}
 
@@ -81,7 +87,7 @@ def test_perfect_predictions_cost_next_to_nothing(criterion: SetCriterion) -> No
     logits = torch.full((1, 3, 4), -20.0)
     for query, label in ((0, 1), (1, 0), (2, 3)):
         logits[0, query, label] = 20.0
-    predicted = torch.cat([masks, torch.zeros(1, 32, 32)])[None] * 100 - 50  # uncertain only on the outline
+    predicted = torch.cat([masks, masks[:1] & False])[None] * 100.0 - 50  # uncertain only on the outline
     losses = losses_of(criterion, [(logits, predicted)], [target])
     assert set(losses) == {"loss_ce", "loss_mask", "loss_dice"}
     assert float(losses["loss_ce"]) < 1e-4
@@ -92,7 +98,7 @@ def test_perfect_predictions_cost_next_to_nothing(criterion: SetCriterion) -> No
 def test_a_batch_without_objects_still_trains(criterion: SetCriterion) -> None:
     torch.manual_seed(0)
     logits, masks = torch.randn(2, 5, 4, requires_grad=True), torch.randn(2, 5, 8, 8, requires_grad=True)
-    empty = Target(torch.zeros(0, dtype=torch.long), torch.zeros(0, 32, 32))
+    empty = Target(torch.zeros(0, dtype=torch.long), squares())
     losses = losses_of(criterion, [(logits, masks), (logits, masks)], [empty, empty])
     assert losses["loss_mask"].item() == losses["loss_dice_0"].item() == 0.0
     sum(losses.values()).backward()
@@ -113,7 +119,7 @@ def test_of_two_equal_masks_the_one_of_the_right_class_is_matched(matcher: Hunga
     masks = squares((0, 0), (0, 0))
     logits = torch.zeros(2, 3)
     logits[0, 1] = logits[1, 0] = 2.0  # the first query says class 1, the second class 0
-    queries, targets = matcher(logits, masks * 20 - 10, torch.tensor([0, 1]), masks)
+    queries, targets = matcher(logits, masks * 20.0 - 10, torch.tensor([0, 1]), masks)
     assert dict(zip(queries.tolist(), targets.tolist(), strict=True)) == {0: 1, 1: 0}
 
 
@@ -125,12 +131,12 @@ def test_each_cost_weighs_what_it_says(weights: tuple[float, float, float], quer
     torch.manual_seed(0)
     names = ("class_weight", "mask_weight", "dice_weight")
     matcher = HungarianMatcher(**dict(zip(names, weights, strict=True)), points=4096)
-    mask = torch.zeros(1, 32, 32)
-    mask[0, :, :8] = 1
+    mask = torch.zeros(1, 32, 32, dtype=torch.bool)
+    mask[0, :, :8] = True
     timid = torch.full((32, 32), -1.4)  # the best constant
     bold = torch.full((32, 32), -9.0)
     bold[:, :16] = 9.0  # all of it, and as much beside it
-    wrong = -9 * (2 * mask[0] - 1)
+    wrong = 9 - 18.0 * mask[0]
     classes = torch.zeros(3, 2)
     classes[2, 0] = 9.0
     queries, _ = matcher(classes, torch.stack([timid, bold, wrong]), torch.tensor([0]), mask)
@@ -141,7 +147,7 @@ def test_cross_entropy_weighs_void_a_tenth(criterion: SetCriterion) -> None:
     torch.manual_seed(0)
     masks = squares((0, 0))
     logits = torch.randn(1, 3, 4)
-    predicted = torch.cat([-masks, masks, -masks])[None] * 20  # the second query is matched
+    predicted = torch.cat([~masks, masks, ~masks])[None] * 40.0 - 20  # the second query is matched
     loss = losses_of(criterion, [(logits, predicted)], [Target(torch.tensor([2]), masks)])["loss_ce"]
     losses = -logits[0].log_softmax(-1)
     void = losses[0, 3] + losses[2, 3]
@@ -153,7 +159,7 @@ def test_mask_losses_are_means_over_points_and_masks(criterion: SetCriterion, co
     """Constant masks say the same wherever they are sampled, but for the outermost half pixel."""
     torch.manual_seed(0)
     criterion.points, criterion.uncertain = (points := 17), 0.0
-    targets = [Target(torch.zeros(n, dtype=torch.long), torch.ones(n, 512, 512)) for n in counts]
+    targets = [Target(torch.zeros(n, dtype=torch.long), torch.ones(n, 512, 512, dtype=torch.bool)) for n in counts]
     losses = losses_of(criterion, [(torch.zeros(2, 2, 4), torch.full((2, 2, 512, 512), 0.4))], targets)
     p = torch.tensor(0.4).sigmoid()
     torch.testing.assert_close(losses["loss_mask"], -5 * p.log(), rtol=1e-2, atol=0)
@@ -168,7 +174,9 @@ def test_most_points_lie_where_the_mask_is_least_certain(criterion: SetCriterion
     criterion.points = 8192
     logits = torch.full((1, 1, 512, 512), -50.0)
     logits[..., :width] = 0.0
-    losses = losses_of(criterion, [(torch.zeros(1, 1, 4), logits)], [Target(torch.tensor([0]), torch.zeros(1, 32, 32))])
+    losses = losses_of(
+        criterion, [(torch.zeros(1, 1, 4), logits)], [Target(torch.tensor([0]), ~squares((0, 0)) & squares((0, 0)))]
+    )
     assert float(losses["loss_mask"]) / (5 * math.log(2)) == pytest.approx(share, abs=0.02)
 
 
@@ -179,10 +187,10 @@ def test_corners_of_masks_are_not_aligned(coarse: str) -> None:
     matcher = HungarianMatcher(class_weight=0.0, mask_weight=1.0, dice_weight=1.0, points=4096)
     column = torch.arange(96)
     if coarse == "masks":
-        masks = torch.tensor([1.0, 0.0, 0.0, 0.0]).expand(1, 4, 4)
+        masks = torch.tensor([True, False, False, False]).expand(1, 4, 4)
         logits = torch.stack([9.0 - 18 * (column >= 96 // 6), 9.0 - 18 * (column >= 96 // 4)])
     else:
-        masks = (column < 96 // 4).float().expand(1, 4, 96)
+        masks = (column < 96 // 4).expand(1, 4, 96)
         logits = torch.tensor([[9.0, -3.0, -9.0, -9.0], [9.0, -9.0, -9.0, -9.0]])  # the first ends beyond
     queries, _ = matcher(torch.zeros(2, 2), logits[:, None].expand(-1, 4, -1), torch.tensor([0]), masks)
     assert queries.tolist() == [1]
@@ -191,11 +199,11 @@ def test_corners_of_masks_are_not_aligned(coarse: str) -> None:
 def test_what_is_seen_where_nothing_is_background_has_no_class(criterion: SetCriterion) -> None:
     torch.manual_seed(0)
     masks = squares((0, 0), (16, 16))
-    predicted = masks[None] * 40 - 20  # the second shows what no target has
+    predicted = masks[None] * 40.0 - 20  # the second shows what no target has
     logits = torch.full((1, 2, 4), -20.0)
     logits[0, :, 1] = 20.0
     target = Target(torch.tensor([1]), masks[:1])
-    there, elsewhere = masks[1] > 0, masks[0] > 0
+    elsewhere, there = masks
     assert losses_of(criterion, [(logits, predicted)], [target])["loss_ce"] > 1
     assert losses_of(criterion, [(logits, predicted)], [target._replace(ignore=there)])["loss_ce"] < 1e-3
     assert losses_of(criterion, [(logits, predicted)], [target._replace(ignore=elsewhere)])["loss_ce"] > 1

@@ -37,7 +37,7 @@ def boxes(*corners: tuple[int, int, int, int], size: tuple[int, int] = (64, 96))
     masks = torch.zeros(len(corners), *size)
     for mask, (y, x, h, w) in zip(masks, corners, strict=True):
         mask[y : y + h, x : x + w] = 1
-    return masks
+    return masks > 0
 
 
 def targets() -> list[Target]:
@@ -129,7 +129,7 @@ def test_a_new_decoder_starts_from_discs_at_its_places() -> None:
 
 def test_evaluation_gives_one_head_and_a_quality() -> None:
     made, maps = decoder(overlap=1.0), pixels()
-    heads, quality, places = made(maps)
+    heads, quality, places, _ = made(maps)
     assert len(heads) == 1 and places is None
     assert heads[0].mask_logits.shape == (2, 8, 16, 24) and heads[0].queries.shape == (2, 8, 16)
     assert quality.shape == (2, 8) and ((quality > 0) & (quality < 1)).all()
@@ -156,11 +156,14 @@ def test_pilots_are_told_places_and_change_nothing_for_the_others() -> None:
     without.load_state_dict(made.state_dict())
     maps, wanted = pixels(), targets()
     told, alone = made(maps, wanted), without(maps, wanted)
-    assert [len(head.mask_logits[0]) for head in told.heads] == [6] * 4  # four finders and two pilots
+    assert told.heads[0].mask_logits.shape[:2] == (2, 6)  # four finders and two pilots
     assert [sorted(n.tolist()) for n in told.places.told] == [[0, 1], [0]]
-    assert alone.places.told == [] and len(alone.heads) == 4
-    for with_pilots, plain in zip(told.heads, alone.heads, strict=True):
-        torch.testing.assert_close(with_pilots.mask_logits[:, :4], plain.mask_logits, rtol=1e-4, atol=1e-4)
+    assert alone.places.told == [] and len(told.masks) == len(alone.masks) == 4
+    finders = [torch.tensor([0, 2]), torch.tensor([3])]
+    for with_pilots, plain in zip(told.masks, alone.masks, strict=True):
+        torch.testing.assert_close(with_pilots(finders), plain(finders), rtol=1e-4, atol=1e-4)
+    whole = told.heads[0].mask_logits
+    torch.testing.assert_close(told.masks[-1](finders), torch.stack([whole[0, 0], whole[0, 2], whole[1, 3]]))
 
 
 def test_pilots_start_within_their_objects() -> None:
@@ -186,7 +189,7 @@ def test_more_objects_than_pilots_are_drawn_from() -> None:
 
 
 def test_an_image_without_objects_and_none_at_all() -> None:
-    made, nothing = decoder(), Target(torch.zeros(0, dtype=torch.long), torch.zeros(0, 64, 96))
+    made, nothing = decoder(), Target(torch.zeros(0, dtype=torch.long), boxes())
     for wanted in ([targets()[0], nothing], [nothing, nothing]):
         made.zero_grad()
         decoded = made(pixels(), wanted)
@@ -207,7 +210,7 @@ def test_who_sees_whom() -> None:
 
 
 def test_of_two_masks_alike_the_better_stays() -> None:
-    logits = torch.cat([boxes((0, 0, 8, 8), (0, 0, 8, 7), (20, 20, 4, 4))]) - 0.5
+    logits = boxes((0, 0, 8, 8), (0, 0, 8, 7), (20, 20, 4, 4)).float() - 0.5
     assert distinct(torch.tensor([0.2, 0.9, 0.1]), logits, 0.5).tolist() == [False, True, True]
     assert distinct(torch.tensor([0.2, 0.9, 0.1]), logits, 0.9).tolist() == [True, True, True]
     empty = torch.full((2, 4, 4), -1.0)
@@ -246,11 +249,13 @@ def perfect(wanted: list[Target], classes: int = 3) -> tuple[Decoded, torch.Tens
     logits = torch.full((*masks.shape[:2], classes + 1), -20.0)
     logits[..., -1] = 20.0
     for b, target in enumerate(wanted):
-        small = F.adaptive_avg_pool2d(target.masks, masks.shape[-2:])
+        small = F.adaptive_avg_pool2d(target.masks.float(), masks.shape[-2:])
         masks[b, : len(small)] = torch.where(small > 0.5, 20.0, -20.0)
         logits[b, torch.arange(len(small)), -1] = -20.0
         logits[b, torch.arange(len(small)), target.classes] = 20.0
-    return Decoded([Head(decoded.heads[-1].queries, masks)], places=decoded.places), logits
+    head = Head(decoded.heads[-1].queries, masks)
+    again = lambda queries: torch.cat([own[index] for own, index in zip(masks, queries, strict=True)])  # noqa: E731
+    return Decoded([head], places=decoded.places, masks=[again]), logits
 
 
 def test_right_masks_and_classes_cost_little_and_wrong_ones_much() -> None:

@@ -15,16 +15,18 @@ from tests.parity.conftest import Case, compare, unpack
 
 
 class Draws:
-    """Hands out the recorded random numbers in the order in which the released code drew them."""
+    """Hands out the recorded random numbers: of each shape in the order in which the released code drew them.
+
+    It draws the points of a head's matching and of its losses in turn, our code those of all matchings first.
+    """
 
     def __init__(self, arrays: dict[str, np.ndarray]) -> None:
         names = sorted(name for name in arrays if name.startswith("rand_"))
         self.left = [torch.from_numpy(arrays[name]) for name in names]
 
     def take(self, shape: tuple[int, ...]) -> torch.Tensor:
-        drawn = self.left.pop(0)
-        assert tuple(drawn.shape) == shape
-        return drawn
+        place = next(index for index, drawn in enumerate(self.left) if tuple(drawn.shape) == shape)
+        return self.left.pop(place)
 
 
 @pytest.fixture
@@ -133,7 +135,9 @@ class Record:
         model.class_embedding.pooled_proj.register_forward_hook(lambda _m, _i, out: self.projected.append(out))
         model.classifier.register_forward_hook(lambda _m, _i, out: self.logits.append(out))
         model.rai.transformer.register_forward_hook(lambda _m, args, out: self.rai.append((args[0], out)))
-        model.criterion.matcher.register_forward_hook(lambda _m, _i, out: self.matches.append(out))
+        matcher = model.criterion.matcher
+        every = matcher.every
+        matcher.every = lambda cases: self.matches.extend(every(cases)) or self.matches
 
     def head(self, index: int) -> dict[str, torch.Tensor]:
         rai_input, rai_output = self.rai[index]

@@ -9,21 +9,81 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from score.model.mask_decoder import Head
-from score.model.towers.base import Scene, pool_regions, resize
+from score.model.towers.base import Scene, pool_regions
 
 
 def dilate(maps: Tensor, size: int) -> Tensor:
     """Maximum over a ``size x size`` window (odd) around each cell of ``[B, D, h, w]``; nothing lies outside."""
-    # A square maximum is one over columns of one over rows, and a window of 2n is the maximum of two of n side by
-    # side: a dozen vectorised maxima instead of size squared comparisons a cell.
-    for dim in (-2, -1):
-        margin = (0, 0, size // 2, size // 2) if dim == -2 else (size // 2, size // 2)
-        maps, reach = F.pad(maps, margin, value=-torch.inf), 1
-        while reach < size:
-            step = min(reach, size - reach)
-            length = maps.shape[dim] - step
-            maps, reach = torch.maximum(maps.narrow(dim, 0, length), maps.narrow(dim, step, length)), reach + step
+    return window(window(maps, size, -2), size, -1)  # a square maximum is one over columns of one over rows
+
+
+def window(maps: Tensor, size: int, dim: int) -> Tensor:
+    """Maximum over ``size`` (odd) cells along one of the last two dimensions."""
+    # A window of 2n is the maximum of two of n side by side: a few vectorised maxima, not size comparisons a cell.
+    margin = (0, 0, size // 2, size // 2) if dim == -2 else (size // 2, size // 2)
+    least = -torch.inf if maps.is_floating_point() else torch.iinfo(maps.dtype).min
+    maps, reach = F.pad(maps, margin, value=least), 1
+    while reach < size:
+        step = min(reach, size - reach)
+        length = maps.shape[dim] - step
+        maps, reach = torch.maximum(maps.narrow(dim, 0, length), maps.narrow(dim, step, length)), reach + step
     return maps
+
+
+def between(length: int, cells: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The two lines of ``length`` that each of fewer cells lies between, and their shares in it, as `resize` has them.
+
+    Returns:
+        Both ``[2 * cells]``: nothing else has to be known of a map that is resized.
+    """
+    place = ((torch.arange(cells, device=device) + 0.5) * (length / cells) - 0.5).clamp(min=0)
+    low = place.long()
+    share = place - low
+    lines = torch.stack([low, (low + 1).clamp(max=length - 1)], 1)
+    return lines.flatten(), torch.stack([1 - share, share], 1).flatten()
+
+
+def farthest(maps: Tensor, kernels: Sequence[int], rows: Tensor, columns: Tensor) -> Tensor:
+    """Where the maximum of each window around chosen cells is.
+
+    A number and its place make one integer whose order is the number's, so that maxima of them bring the place along:
+    no dilation has to be kept for the gradient.
+
+    Args:
+        maps: ``[B, Q, h, w]`` fp32.
+        kernels: sizes of windows, odd and rising.
+        rows, columns: of the cells, ``[R]`` and ``[C]``.
+
+    Returns:
+        ``[B, Q, kernels, R, C]``, indices into the ``h * w`` cells.
+    """
+    bits = maps.contiguous().view(torch.int32)
+    ordered = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long()  # negative floats are ordered backwards
+    place = torch.arange(maps.shape[-2] * maps.shape[-1], device=maps.device).view(maps.shape[-2:])
+    reach = max(kernels) // 2
+    keys = F.pad((ordered << 32) | place, (0, 0, reach, reach), value=torch.iinfo(torch.int64).min)
+    rows, done, found = rows + reach, 0, []
+    high = keys.index_select(-2, rows)
+    for kernel in kernels:
+        for step in range(done + 1, kernel // 2 + 1):
+            high = torch.maximum(high, keys.index_select(-2, rows - step))
+            high = torch.maximum(high, keys.index_select(-2, rows + step))
+        done = kernel // 2
+        found.append(window(high, kernel, -1).index_select(-1, columns) & 0xFFFFFFFF)
+    return torch.stack(found, 2)
+
+
+class Alone(nn.TransformerEncoderLayer):
+    """A post-norm block for sequences of one, where attention is its value: queries and keys are never computed."""
+
+    def forward(self, src: Tensor, *_: object, **__: object) -> Tensor:  # type: ignore[override]
+        """Map ``[N, 1, E]`` to the same."""
+        attention, width = self.self_attn, src.shape[-1]
+        value = F.linear(src, attention.in_proj_weight[2 * width :], attention.in_proj_bias[2 * width :])
+        share = F.dropout(src.new_ones(*src.shape[:-1], attention.num_heads, 1), attention.dropout, self.training)
+        found = (value.unflatten(-1, (attention.num_heads, -1)) * share).flatten(-2)
+        src = self.norm1(src + self.dropout1(attention.out_proj(found)))
+        return self.norm2(src + self._ff_block(src))
 
 
 class RegionAwareIntegration(nn.Module):
@@ -65,7 +125,7 @@ class RegionAwareIntegration(nn.Module):
         self.tau, self.gumbel_calls, self.sharpness, self.centre = tau, gumbel_calls, sharpness, centre
         self.kernel_logits = nn.Parameter(torch.rand(len(self.kernels)) - 0.5)
         self.weight = nn.Parameter(torch.tensor([float(weight)]))
-        layer = nn.TransformerEncoderLayer(embed_dim, heads, feedforward, dropout, batch_first=True)
+        layer = Alone(embed_dim, heads, feedforward, dropout, batch_first=True)
         self.transformer = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
         for parameter in self.transformer.parameters():
             if parameter.dim() > 1:
@@ -81,22 +141,32 @@ class RegionAwareIntegration(nn.Module):
     def forward(self, class_embed: Tensor, head: Head, scene: Scene) -> Tensor:
         """Refine class embeddings ``[B, Q, E]`` with the scene's patches under the head's dilated masks."""
         patches = scene.patches
-        x = class_embed + self.weight * pool_regions(patches, self._regions(head.mask_logits, patches.shape[-2:]))
+        x = class_embed + self.weight * pool_regions(
+            patches, self._regions(head.mask_logits, (patches.shape[-2], patches.shape[-1]))
+        )
         return self.transformer(x.flatten(0, 1).unsqueeze(1)).view_as(x)  # [B*Q, 1, E]
 
     def _regions(self, mask_logits: Tensor, grid: tuple[int, int]) -> Tensor:
         """Dilated masks on the patch grid, ``[B, Q, h, w]``: soft while sizes are mixed, else hard."""
-        if self.training and self.calls < self.gumbel_calls:
+        (rows, down), (columns, across) = (
+            between(length, cells, mask_logits.device)
+            for length, cells in zip(mask_logits.shape[-2:], grid, strict=True)
+        )
+        mixing = self.training and self.calls < self.gumbel_calls
+        if mixing:
             self.calls += 1
-            mixed = resize(self._mix(mask_logits), grid)
-            return torch.sigmoid(self.sharpness * (mixed - self.centre))
-        return resize(dilate(mask_logits.detach(), self.kernel), grid) > 0
+            corners = self._mix(mask_logits, rows, columns)
+        else:
+            wide = window(mask_logits.detach(), self.kernel, -2).index_select(-2, rows)
+            corners = window(wide, self.kernel, -1).index_select(-1, columns)
+        resized = 4 * F.avg_pool2d(corners * (down[:, None] * across), 2)  # the sum of a cell's four
+        return torch.sigmoid(self.sharpness * (resized - self.centre)) if mixing else resized > 0
 
-    def _mix(self, mask_logits: Tensor) -> Tensor:
-        """Sum of the dilated maps, weighted by a draw of the Gumbel-softmax over sizes."""
+    def _mix(self, mask_logits: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """Sum of the dilated maps ``[B, Q, R, C]`` at some cells, weighted by a draw over sizes."""
         shares = F.gumbel_softmax(self.kernel_logits, tau=self.tau)
-        mixed, dilated, reached = torch.zeros_like(mask_logits), mask_logits, 1
-        for share, kernel in zip(shares, self.kernels, strict=True):
-            dilated = dilate(dilated, kernel - reached + 1)  # a wide window is a narrow one's maximum, widened
-            mixed, reached = mixed + share * dilated, kernel
-        return mixed
+        logits = mask_logits.float()
+        with torch.no_grad():
+            index = farthest(logits, self.kernels, rows, columns)
+        highest = logits.flatten(2).gather(2, index.flatten(2)).view_as(index)
+        return torch.einsum("k,bqkrc->bqrc", shares, highest)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from score.model.context.rai import RegionAwareIntegration, dilate
+from score.model.context.rai import Alone, RegionAwareIntegration, dilate
 from score.model.mask_decoder import Head
 from score.model.towers.base import Scene
 
@@ -138,7 +138,35 @@ def test_the_mixture_weighs_every_size() -> None:
     shares = F.gumbel_softmax(module.kernel_logits, tau=0.7)
     torch.manual_seed(3)
     expected = sum(share * F.max_pool2d(masks, k, 1, k // 2) for share, k in zip(shares, (3, 5, 9), strict=True))
-    torch.testing.assert_close(module._mix(masks), expected)
+    torch.manual_seed(3)
+    rows, columns = torch.arange(12), torch.arange(20)
+    torch.testing.assert_close(module._mix(masks, rows, columns), expected)
+
+
+def test_the_mixture_sends_its_gradient_to_the_maxima() -> None:
+    module, masks = rai(), inputs()[1].requires_grad_()
+    rows, columns = torch.tensor([0, 4, 11]), torch.tensor([1, 2, 19])
+    weights = torch.randn(2, 6, 3, 3, generator=torch.Generator().manual_seed(1))
+    torch.manual_seed(3)
+    shares = F.gumbel_softmax(module.kernel_logits, tau=2.0)
+    wide = sum(share * F.max_pool2d(masks, k, 1, k // 2) for share, k in zip(shares, (3, 5, 9), strict=True))
+    theirs = torch.autograd.grad((wide[:, :, rows][..., columns] * weights).sum(), [masks, module.kernel_logits])
+    torch.manual_seed(3)
+    ours = torch.autograd.grad((module._mix(masks, rows, columns) * weights).sum(), [masks, module.kernel_logits])
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_a_sequence_of_one_needs_no_queries_and_keys() -> None:
+    """With the same dropout of whole heads as the attention of the library has."""
+    ours, theirs = Alone(16, 4, 32, 0.0, batch_first=True), torch.nn.TransformerEncoderLayer(16, 4, 32, 0.0)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(5, 1, 16)
+    torch.testing.assert_close(ours(x), theirs(x.transpose(0, 1)).transpose(0, 1))
+    ours.self_attn.dropout = theirs.self_attn.dropout = 0.5
+    means = [
+        torch.stack([layer(y) for _ in range(4000)]).mean(0) for layer, y in ((ours, x), (theirs, x.transpose(0, 1)))
+    ]
+    torch.testing.assert_close(means[0], means[1].transpose(0, 1), rtol=0, atol=0.05)
 
 
 def test_sizes_are_mixed_as_often_as_said() -> None:
