@@ -240,12 +240,13 @@ def _compare(one: Checked, other: Checked) -> None:
     place = "in one set" if within else "in two sets"
     sets = [_named(result) for result in (one, other)]
     left, right = (list(each.values()) for each in sets)
-    for first, second, distance in pairs(left, right, within):
+    for first, second, distance, turned in pairs(left, right, within):
         names = [list(each)[index] for each, index in zip(sets, (first, second), strict=True)]
         if distance < 0:
             kind, what = f"the same image {place}", ""
         else:
-            kind, what = f"nearly the same image {place} (at most {NEAR} of {BITS} bits differ)", f"{distance}"
+            kind = f"nearly the same image {place} (at most {NEAR} of {BITS} bits differ)"
+            what = f"{distance}{', turned or mirrored' if turned else ''}"
         where = f"{names[0]} and {names[1]}" + (f" of {other.target.name}" if not within else "")
         one.findings.append(Finding(kind, where, what))
 

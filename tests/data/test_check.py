@@ -15,7 +15,7 @@ from score.data import catalog
 from score.data.check import Checked, Target, check
 from score.data.findings import Finding, count, kind_of
 from score.data.mend import mend
-from score.data.pictures import BITS, NEAR, Picture, difference_hash, pairs
+from score.data.pictures import BITS, NEAR, Picture, difference_hashes, pairs
 from score.errors import DataError, OutputError
 from tests.cases.situations import AREAS, CASES, EMPTY, HEIGHT, WIDTH, content, rectangle, write
 from tests.tiny_data import tiny_maps
@@ -272,14 +272,14 @@ def test_each_image_is_found_once_however_often_it_is_there() -> None:
     far = bits.copy()
     far[: NEAR + 1] ^= True
     same, near, apart = (
-        Picture(content="a", bits=bits),
-        Picture(content="b", bits=other),
-        Picture(content="c", bits=far),
+        Picture(content="a", bits=np.tile(bits, (8, 1))),
+        Picture(content="b", bits=np.tile(other, (8, 1))),
+        Picture(content="c", bits=np.tile(far, (8, 1))),
     )
-    assert list(pairs([same] * 3, [same] * 3, within=True)) == [(0, 1, -1), (0, 2, -1)]
-    assert list(pairs([same, near], [same, near], within=True)) == [(0, 1, NEAR)]
-    assert list(pairs([same], [apart, near], within=False)) == [(0, 1, NEAR)]
-    assert list(pairs([apart], [near], within=False)) == [(0, 0, 1)]
+    assert list(pairs([same] * 3, [same] * 3, within=True)) == [(0, 1, -1, False), (0, 2, -1, False)]
+    assert list(pairs([same, near], [same, near], within=True)) == [(0, 1, NEAR, False)]
+    assert list(pairs([same], [apart, near], within=False)) == [(0, 1, NEAR, False)]
+    assert list(pairs([apart], [near], within=False)) == [(0, 0, 1, False)]
     assert not list(pairs([], [near], within=False)) and not list(pairs([near], [], within=False))
 
 
@@ -300,11 +300,26 @@ def test_names_of_mended_images_do_not_clash(tmp_path: Path) -> None:
 def test_a_difference_hash_lasts_through_scaling_and_is_none_of_nothing() -> None:
     rough = np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8)
     large, small = (cv2.resize(rough, size, interpolation=cv2.INTER_CUBIC) for size in ((300, 300), (150, 150)))
-    first, second = difference_hash(large), difference_hash(small)
-    assert first is not None and second is not None and (first != second).sum() <= NEAR
-    other = difference_hash(cv2.resize(rough[::-1].copy(), (300, 300), interpolation=cv2.INTER_CUBIC))
-    assert other is not None and (first != other).sum() > NEAR
-    assert difference_hash(np.zeros((50, 50, 3), np.uint8)) is None
+    first, second = difference_hashes(large), difference_hashes(small)
+    assert first is not None and second is not None and (first != second).sum(axis=1).max() <= NEAR
+    assert (first[1:] != first[0]).sum(axis=1).min() > NEAR  # each view has one of its own
+    assert difference_hashes(np.zeros((50, 50, 3), np.uint8)) is None
+
+
+def test_images_that_are_turned_or_mirrored_are_found(tmp_path: Path) -> None:
+    names = [f"{number}.png" for number in range(8)]
+    train, val = scenes(tmp_path / "train", ["a.png", "b.png"], 0), scenes(tmp_path / "val", names, 10)
+    first = Image.open(tmp_path / "train/images/b.png")
+    for name, view in zip(names[:7], Image.Transpose, strict=True):
+        turned = first.transpose(view)
+        turned.resize((turned.width // 2, turned.height // 2)).save(tmp_path / f"val/images/{name}")
+    coco = json.loads((tmp_path / "val/a.json").read_text())
+    for record in coco["images"][:7]:
+        record["width"], record["height"] = Image.open(tmp_path / "val/images" / record["file_name"]).size
+    (tmp_path / "val/a.json").write_text(json.dumps(coco))
+    found = [each for result in check([train], [val]) for each in result.findings if "nearly" in each.kind]
+    assert [finding.where for finding in found] == [f"b.png and {name} of val" for name in names[:7]]
+    assert all(finding.what.endswith(", turned or mirrored") for finding in found)
 
 
 def test_nothing_is_written_over_and_all_or_nothing_is_written(tmp_path: Path) -> None:
@@ -344,5 +359,6 @@ def test_the_known_faults_of_nwpu_are_found(datasets_root: Path) -> None:
     assert found["id 0, which "] == ["annotation 0 (001.jpg)"]
     assert found["polygons tha"] == ["annotation 143 (021.jpg)"]
     assert found["several poly"] == ["annotation 82 (014.jpg)", "annotation 1094 (228.jpg)"]
-    assert found["nearly the s"] == ["073.jpg and 286.jpg", "288.jpg and 297.jpg"]
+    turned = ["293.jpg and 303.jpg", "299.jpg and 307.jpg", "285.jpg and 321.jpg"]  # upside down, with other ships
+    assert found["nearly the s"] == ["073.jpg and 286.jpg", "288.jpg and 297.jpg", *turned]
     assert len(found["areas more t"]) > 1000 and len(found) == 6
