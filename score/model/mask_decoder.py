@@ -104,15 +104,29 @@ class DecoderLayer(nn.Module):
         blocked: Tensor,
         apart: Tensor | None = None,
     ) -> Tensor:
-        """Map queries ``[B, Q, D]`` to the same; seeing ``source [B, L, D]`` where not ``blocked [B*heads, Q, L]``.
+        """Map queries ``[B, Q, D]`` to the same; seeing ``source [B, L, D]`` where not ``blocked [B, Q, L]``.
 
-        Queries see each other where they are not kept ``apart [B*heads, Q, Q]``.
+        Queries see each other where they are not kept ``apart [B, Q, Q]``.
         """
-        found = self.cross_attn(x + query_pos, source + source_pos, source, attn_mask=blocked, need_weights=False)[0]
-        x = self.cross_norm(x + found)
-        told = self.self_attn(x + query_pos, x + query_pos, x, attn_mask=apart, need_weights=False)[0]
-        x = self.self_norm(x + told)
+        x = self.cross_norm(x + attend(self.cross_attn, x + query_pos, source + source_pos, source, blocked))
+        x = self.self_norm(x + attend(self.self_attn, x + query_pos, x + query_pos, x, apart))
         return self.ffn_norm(x + self.linear2(F.relu(self.linear1(x))))
+
+
+def attend(
+    attention: nn.MultiheadAttention, query: Tensor, key: Tensor, value: Tensor, blocked: Tensor | None
+) -> Tensor:
+    """What ``attention`` returns for ``[B, Q, D]``, with one mask ``[B, Q, L]`` for all heads instead of a copy each.
+
+    The module itself makes numbers of every copy, which takes longer than attending.
+    """
+    weights, biases = attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3)
+    q, k, v = (
+        F.linear(x, weight, bias).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)  # [B, heads, ., D/heads]
+        for x, weight, bias in zip((query, key, value), weights, biases, strict=True)
+    )
+    seen = None if blocked is None else ~blocked[:, None]
+    return attention.out_proj(F.scaled_dot_product_attention(q, k, v, attn_mask=seen).transpose(1, 2).flatten(2))
 
 
 def keys_of(multiscale: Sequence[Tensor], level_embed: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -124,9 +138,9 @@ def keys_of(multiscale: Sequence[Tensor], level_embed: Tensor) -> tuple[list[Ten
     return sources, positions
 
 
-def blocked_by(outside: Tensor, heads: int) -> Tensor:
-    """Where each query may not look, ``[B*heads, Q, h*w]``: outside its mask ``[B, Q, h*w]``, unless all is outside."""
-    return (outside & ~outside.all(dim=-1, keepdim=True)).repeat_interleave(heads, dim=0)
+def blocked_by(outside: Tensor) -> Tensor:
+    """Where each query may not look, ``[B, Q, h*w]``: outside its mask, unless all is outside."""
+    return outside & ~outside.all(dim=-1, keepdim=True)
 
 
 class MaskDecoder(nn.Module):
@@ -142,7 +156,6 @@ class MaskDecoder(nn.Module):
 
     def __init__(self, *, dim: int, queries: int, layers: int, heads: int, feedforward: int, levels: int = 3) -> None:
         super().__init__()
-        self.heads = heads
         self.query_feat = nn.Embedding(queries, dim)
         self.query_pos = nn.Embedding(queries, dim)
         self.level_embed = nn.Embedding(levels, dim)
@@ -173,7 +186,7 @@ class MaskDecoder(nn.Module):
             embed = self.mask_embed(queries)
             if every_head:
                 heads.append(Head(queries, torch.einsum("bqd,bdhw->bqhw", embed, mask_features)))
-            blocked = blocked_by(self._outside(embed.detach(), at_level[level]), self.heads)
+            blocked = blocked_by(self._outside(embed.detach(), at_level[level]))
             x = layer(x, query_pos, sources[level], positions[level], blocked)
         queries = self.norm(x)
         heads.append(Head(queries, torch.einsum("bqd,bdhw->bqhw", self.mask_embed(queries), mask_features)))

@@ -71,7 +71,7 @@ class PlacesDecoder(nn.Module):
         overlap: float,
     ) -> None:
         super().__init__()
-        self.heads, self.queries, self.train_queries = heads, queries, train_queries
+        self.queries, self.train_queries = queries, train_queries
         self.sizes, self.shares = tuple(sizes), tuple(shares)
         self.prior, self.pilots, self.jitter, self.overlap = prior, pilots, jitter, overlap
         rising = all(low < high for low, high in itertools.pairwise([0, *sizes]))
@@ -131,7 +131,7 @@ class PlacesDecoder(nn.Module):
             sizes = [known[chosen] for known, chosen in zip(of_size, told, strict=True)]
             at = torch.cat([at, place], dim=1)
             size = torch.cat([size, nn.utils.rnn.pad_sequence(sizes, batch_first=True)], dim=1)
-            apart = keep_apart(finders, real).repeat_interleave(self.heads, 0)
+            apart = keep_apart(finders, real)
         states = self._decode(pixels, at, size, apart)
         last = Head(states[-1], self._masks(states[-1], at, pixels.mask_features, grid))
         quality, _ = self._quality(Head(last.queries[:, :finders], last.mask_logits[:, :finders]))
@@ -178,7 +178,7 @@ class PlacesDecoder(nn.Module):
             level = index % len(sources)
             with torch.no_grad():
                 outside = self._logits(states[-1], at, at_level[level], size).flatten(2) < 0
-            blocked = blocked_by(outside, self.heads)
+            blocked = blocked_by(outside)
             x = layer(x, query_pos, sources[level], positions[level], blocked, apart)
             states.append(self.norm(x))
         return states

@@ -137,7 +137,7 @@ def test_attention_masks(model: SCORE, encoded: dict, arrays: dict[str, np.ndarr
             embed = decoder.mask_embed(head.queries)
             outside = decoder._outside(embed, resize(pixels.mask_features, size))
         compare(f"head{index}_mask_embed", embed, arrays[f"head{index}_mask_embed"])
-        all_heads = outside.unsqueeze(1).expand(-1, decoder.heads, -1, -1).flatten(0, 1)
+        all_heads = outside.unsqueeze(1).expand(-1, decoder.layers[0].cross_attn.num_heads, -1, -1).flatten(0, 1)
         compare(f"head{index}_attn_mask", all_heads.numpy(), unpack(arrays, f"head{index}_attn_mask"))
 
 

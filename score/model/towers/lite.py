@@ -185,4 +185,19 @@ def _load_lite0(path: Path) -> nn.ModuleDict:
         reason = str(error).partition("\n")[0].partition(". ")[0]  # PyTorch goes on to advise an unsafe way
         raise WeightsError(f"weights cannot be read: {path} ({reason}); {REINSTALL}") from None
     trunk = nn.ModuleDict({"stem": nn.Sequential(model.conv_stem, model.bn1), "stages": model.blocks})
-    return trunk.to(memory_format=torch.channels_last)
+    return _folded(trunk.eval()).to(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def _folded(trunk: nn.ModuleDict) -> nn.ModuleDict:
+    """With each batch norm as part of the convolution before it: a frozen one is a factor and a summand a channel."""
+    for parent in trunk.modules():
+        before: nn.Conv2d | None = None
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.BatchNorm2d) and before is not None:
+                factor = child.weight.double() / (child.running_var.double() + child.eps).sqrt()
+                before.weight.copy_(before.weight.double() * factor.view(-1, 1, 1, 1))
+                before.bias = nn.Parameter((child.bias.double() - child.running_mean.double() * factor).float())
+                setattr(parent, name, child.act)
+            before = child if isinstance(child, nn.Conv2d) else before
+    return trunk
