@@ -18,7 +18,6 @@ import torch
 from numpy.typing import NDArray
 
 from score import masks
-from score.data.images import resized
 from score.errors import ConfigError, DataError, OutputError
 from score.files import write_whole
 from score.geo import merge, tiles
@@ -252,7 +251,7 @@ def look(
     *,
     size: int,
     overlap: int,
-    batch: int,
+    batch_size: int,
     folder: Path | None,
     facts: Mapping[str, Any],
     overwrite: bool,
@@ -274,10 +273,10 @@ def look(
             return error
 
     with ThreadPoolExecutor(1) as pool:  # the next batch is read while the network runs
-        waiting = pool.map(read, todo[:batch])
-        for start in range(0, len(todo), batch):
-            current, got = todo[start : start + batch], list(waiting)
-            waiting = pool.map(read, todo[start + batch : start + 2 * batch])
+        waiting = pool.map(read, todo[:batch_size])
+        for start in range(0, len(todo), batch_size):
+            current, got = todo[start : start + batch_size], list(waiting)
+            waiting = pool.map(read, todo[start + batch_size : start + 2 * batch_size])
             useful = []
             for tile, item in zip(current, got, strict=True):
                 if isinstance(item, DataError):
@@ -301,16 +300,10 @@ def look(
 def _look(
     segmenter: Segmenter, batch: Sequence[tuple[Tile, NDArray[np.uint8], NDArray[np.bool_]]]
 ) -> Iterator[tuple[Tile, dict[str, NDArray[Any]]]]:
-    """The network, once, on tiles of one size."""
-    if not batch:
-        return
-    inputs = []
-    for _, pixels, _ in batch:
-        small = np.ascontiguousarray(resized(pixels, *segmenter.resize).transpose(2, 0, 1))  # [3, h, w]
-        inputs.append({"image": torch.from_numpy(small)})
-    regions = segmenter.model.look(inputs)
-    for index, (tile, pixels, valid) in enumerate(batch):
-        yield tile, _kept(View(segmenter, pixels, regions.of(index)), valid, segmenter.model.gca is not None)
+    """The network on tiles, those of one size at once."""
+    views = segmenter.look_together([pixels for _, pixels, _ in batch])
+    for (tile, _, valid), view in zip(batch, views, strict=True):
+        yield tile, _kept(view, valid, segmenter.model.gca is not None)
 
 
 def _kept(view: View, valid: NDArray[np.bool_], scene: bool) -> dict[str, NDArray[Any]]:

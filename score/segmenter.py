@@ -10,11 +10,12 @@ import numpy as np
 import torch
 
 from score import load_model
-from score.data.images import ImageLike, read_image, resized
+from score.data.images import ImageLike, padded, read_image, resized, resized_to
 from score.detections import Detection, suppress
 from score.errors import ConfigError
 from score.masks import RLE
 from score.model.postprocess import encode_whole, encode_windows, sureness
+from score.model.score import STRIDE
 from score.names import is_seen
 from score.result import Found, Result
 
@@ -72,7 +73,6 @@ class Segmenter:
         """
         return cls(load_model(folder, device))
 
-    @torch.no_grad()
     def look(self, image: ImageLike) -> View:
         """Run the network on an image, without any word: the costly part, done once an image.
 
@@ -82,9 +82,33 @@ class Segmenter:
         Raises:
             DataError: the image cannot be read, or is none.
         """
-        pixels = read_image(image)
-        tensor = torch.from_numpy(np.ascontiguousarray(resized(pixels, *self.resize).transpose(2, 0, 1)))  # [3, h, w]
-        return View(self, pixels, self.model.look([{"image": tensor}]))
+        return self.look_together([image])[0]
+
+    @torch.no_grad()
+    def look_together(self, images: Sequence[ImageLike]) -> list[View]:
+        """Run the network on several images, at once on those of one size: what a GPU is made for.
+
+        Args:
+            images: as :meth:`look` takes them, few enough for the device's memory.
+
+        Returns:
+            A view of each, in their order.
+
+        Raises:
+            DataError: an image cannot be read, or is none.
+        """
+        pixels = [read_image(image) for image in images]
+        views: dict[int, View] = {}
+        for size in dict.fromkeys(map(self._padded, pixels)):
+            those = [index for index, each in enumerate(pixels) if self._padded(each) == size]
+            small = [resized(pixels[index], *self.resize).transpose(2, 0, 1) for index in those]  # [3, h, w]
+            regions = self.model.look([{"image": torch.from_numpy(np.ascontiguousarray(each))} for each in small])
+            views |= {index: View(self, pixels[index], regions.of(place)) for place, index in enumerate(those)}
+        return [views[index] for index in range(len(pixels))]
+
+    def _padded(self, pixels: NDArray[np.uint8]) -> tuple[int, int]:
+        height, width = pixels.shape[:2]
+        return padded(resized_to(height, width, *self.resize), STRIDE)
 
     def look_raster(
         self,
@@ -93,7 +117,7 @@ class Segmenter:
         tile: int | None = None,
         tile_m: float | None = None,
         tile_overlap: int | None = None,
-        batch: int = 4,
+        batch_size: int = 4,
         folder: Path | None = None,
         overwrite: bool = False,
         report: Callable[[Progress], None] = lambda progress: None,
@@ -109,7 +133,7 @@ class Segmenter:
             tile_m: the same in metres on the ground.
             tile_overlap: of neighbours in pixels, a quarter of a side unless given. What is smaller than this lies
                 whole in one tile.
-            batch: tiles that the network sees at once.
+            batch_size: tiles that the network sees at once.
             folder: where what the model made of each tile is kept; the same call goes on where it stopped, and does
                 nothing where all is done. None for a temporary one.
             overwrite: begin anew where the folder holds tiles of something else.
@@ -126,13 +150,13 @@ class Segmenter:
         from score.rasters import look, tile_size
 
         raster = source if isinstance(source, Raster) else Raster(source, **reading)
-        if batch < 1:
-            raise ConfigError(f"batch={batch}: at least one tile")
+        if batch_size < 1:
+            raise ConfigError(f"batch_size={batch_size}: at least one tile")
         size, shared = tile_size(raster, tile, tile_m, tile_overlap)
         facts = {"weights": self.model.weights}
         return look(
-            self, raster, size=size, overlap=shared, batch=batch, folder=folder, facts=facts, overwrite=overwrite,
-            report=report,
+            self, raster, size=size, overlap=shared, batch_size=batch_size, folder=folder, facts=facts,
+            overwrite=overwrite, report=report,
         )  # fmt: skip
 
     def predict_raster(

@@ -70,7 +70,9 @@ def test_what_lies_below_the_thresholds(segmenter: score.Segmenter, tmp_path: Pa
 
 
 def test_batches_and_copies_change_nothing(segmenter: score.Segmenter, scene: Path) -> None:
-    results = [segmenter.look_raster(scene, tile=64, batch=batch).find(WORDS, **EVERYTHING) for batch in (1, 4, 100)]
+    results = [
+        segmenter.look_raster(scene, tile=64, batch_size=batch).find(WORDS, **EVERYTHING) for batch in (1, 4, 100)
+    ]
 
     def boxes(found: list[Placed]) -> list[tuple[int, int, int, int]]:
         return sorted(item.box for item in found if item.score > 0.05)
@@ -89,12 +91,12 @@ def test_it_goes_on_where_it_stopped(segmenter: score.Segmenter, scene: Path, tm
             raise StopError
 
     with pytest.raises(StopError):
-        segmenter.look_raster(scene, tile=64, batch=1, folder=folder, report=stop)
-    view = segmenter.look_raster(scene, tile=64, batch=1, folder=folder)
+        segmenter.look_raster(scene, tile=64, batch_size=1, folder=folder, report=stop)
+    view = segmenter.look_raster(scene, tile=64, batch_size=1, folder=folder)
     assert (view.progress.before, view.progress.done, view.progress.tiles) == (2, 6, 6)
-    again = segmenter.look_raster(scene, tile=64, batch=1, folder=folder)
+    again = segmenter.look_raster(scene, tile=64, batch_size=1, folder=folder)
     assert again.progress.before == 6
-    straight = segmenter.look_raster(scene, tile=64, batch=1)
+    straight = segmenter.look_raster(scene, tile=64, batch_size=1)
     assert again.find(WORDS, **EVERYTHING) == straight.find(WORDS, **EVERYTHING)
     assert not [path for path in folder.rglob("*") if path.name.startswith(".")]
 
@@ -173,7 +175,7 @@ def test_tiles_in_metres(segmenter: score.Segmenter, scene: Path, tmp_path: Path
         *({"tile_m": size} for size in (0, -1, nan, inf)),
         *({"gsd_m": size} for size in (0, -1, nan, inf, "1")),
         *({"area": area} for area in (shapely.Polygon(), shapely.Point(8, 47))),
-        {"batch": 0},
+        {"batch_size": 0},
     ):
         with pytest.raises(ConfigError):
             segmenter.look_raster(scene, **wrong)  # type: ignore[arg-type]

@@ -37,6 +37,17 @@ def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
+def test_images_that_are_looked_at_together_are_seen_as_alone(segmenter: score.Segmenter) -> None:
+    images = [noise(*size, seed=seed) for seed, size in enumerate([(60, 90), (90, 60), (61, 91), (60, 90)])]
+    views = segmenter.look_together(images)
+    assert [view.pixels.shape for view in views] == [image.shape for image in images]
+    for image, view in zip(images, views, strict=True):
+        alone = segmenter.look(image).regions
+        torch.testing.assert_close(view.regions.class_embed, alone.class_embed, rtol=1e-4, atol=1e-4)
+        assert view.regions.sizes == alone.sizes
+    assert segmenter.look_together([]) == []
+
+
 def test_import_is_cheap() -> None:
     code = (
         "import score, sys; score.__version__; score.load_model; print('torch' in sys.modules, 'numpy' in sys.modules)"

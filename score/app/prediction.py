@@ -10,19 +10,23 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
+import numpy as np
+from numpy.typing import NDArray
+
 import score
 from score import runtime
 from score.data.coco_json import categories
-from score.data.images import RASTERS, SUFFIXES
+from score.data.images import RASTERS, SUFFIXES, read_image
 from score.errors import ConfigError, DataError, OutputError
 from score.files import check_writable, is_address, is_catalogue, is_database, json_lines, locked, write_whole
 from score.result import Result
-from score.segmenter import Segmenter
+from score.segmenter import Segmenter, View
 from score.weights import folder, known
 
 PICTURES, JSON, LINES = "pictures", "predictions.json", "predictions.jsonl"
@@ -249,7 +253,8 @@ def predict(
         images: files.
         output: a folder; made if missing.
         settings: ``score``, ``top_k``, ``overlap``, ``min_area`` and ``per_class`` as :meth:`Segmenter.segment` takes
-            them, ``picture`` (jpg, png or None), ``overwrite``, and ``weights``, which says what the model is.
+            them, ``picture`` (jpg, png or None), ``overwrite``, ``batch_size``, and
+            ``weights``, which says what the model is.
         report: called after each image with what was found, or with what is wrong with it.
 
     Raises:
@@ -284,18 +289,14 @@ def _predict(
     journal, choice = Journal(output, facts, settings["overwrite"]), {key: settings[key] for key in CHOICE}
     taken = {Path(picture).stem.lower() for picture in journal.done.values() if picture}
     before, failed, done = len(journal.done), [], 0
-    for path in images:
-        name = path.absolute().relative_to(facts["images"]).as_posix()
-        if name in journal.done:
+    names = {path: path.absolute().relative_to(facts["images"]).as_posix() for path in images}
+    todo = [path for path in images if names[path] not in journal.done]
+    for path, view in _views(segmenter, todo, names, settings["batch_size"]):
+        if isinstance(view, DataError):
+            failed.append(str(view))
+            report(path, view)
             continue
-        try:
-            if not name.isprintable():  # bytes that are no UTF-8: neither a JSON nor a terminal can hold them
-                raise DataError(f"{name!a}: its name is not UTF-8; rename it")
-            result = segmenter.segment(path, list(words), **choice)
-        except DataError as error:
-            failed.append(str(error))
-            report(path, error)
-            continue
+        name, result = names[path], view.ask(list(words), **choice)
         coco = result.to_coco(name)
         image = {key: value for key, value in coco["images"][0].items() if key != "id"}
         if settings["picture"]:
@@ -310,6 +311,29 @@ def _predict(
     journal.fold(words)
     counts = Counter({word: journal.counts[number] for number, word in enumerate(words, start=1)})
     return Done(counts, done, before, failed, time.perf_counter() - start)
+
+
+def _views(
+    segmenter: Segmenter, paths: Sequence[Path], names: Mapping[Path, str], count: int
+) -> Iterator[tuple[Path, View | DataError]]:
+    """Images as the model sees them, in their order, the next ``count`` of them read while the network runs."""
+
+    def read(path: Path) -> NDArray[np.uint8] | DataError:
+        try:
+            if not names[path].isprintable():  # bytes that are no UTF-8: neither a JSON nor a terminal can hold them
+                raise DataError(f"{names[path]!a}: its name is not UTF-8; rename it")
+            return read_image(path)
+        except DataError as error:
+            return error
+
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.map(read, paths[:count])
+        for start in range(0, len(paths), count):
+            got = list(waiting)
+            waiting = pool.map(read, paths[start + count : start + 2 * count])
+            views = iter(segmenter.look_together([each for each in got if not isinstance(each, DataError)]))
+            for path, each in zip(paths[start : start + count], got, strict=True):
+                yield path, each if isinstance(each, DataError) else next(views)
 
 
 def _title(stem: str, taken: set[str]) -> str:

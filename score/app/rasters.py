@@ -30,7 +30,7 @@ from score.segmenter import Segmenter
 TILES = "tiles"
 FORMATS = ("gpkg", "parquet", "fgb", "geojson", "shp", "json")
 READING = ("bands", "stretch", "nodata", "gsd_m", "resampling", "area", "zoom")
-LOOKING = ("tile", "tile_m", "tile_overlap", "batch")
+LOOKING = ("tile", "tile_m", "tile_overlap", "batch_size")
 VECTORS = ("tolerance_m", "min_area_m2", "oriented")
 ASKING = tuple(key for key in CHOICE if key != "top_k")
 

@@ -141,9 +141,11 @@ class Uploads:
             if self._closed or upload.state == "gone":
                 raise _StoppedError
 
-        batch = 1 if self.segmenter.model.device.type == "cpu" else 4  # one gains nothing there, and tells more often
+        batch_size = (
+            1 if self.segmenter.model.device.type == "cpu" else 4
+        )  # one gains nothing there, and tells more often
         upload.view = self.segmenter.look_raster(
-            upload.raster, batch=batch, folder=upload.folder / "tiles", report=report
+            upload.raster, batch_size=batch_size, folder=upload.folder / "tiles", report=report
         )
 
 

@@ -56,6 +56,11 @@ def resized_to(height: int, width: int, shortest: int, longest: int) -> tuple[in
     return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
 
 
+def padded(size: tuple[int, int], multiple: int) -> tuple[int, int]:
+    """A height and width brought up to whole multiples, as the model pads its input."""
+    return -(-size[0] // multiple) * multiple, -(-size[1] // multiple) * multiple
+
+
 def read_image(source: ImageLike, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
     """Read an image as RGB, upright as its EXIF orientation says; transparency is ignored.
 

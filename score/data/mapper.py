@@ -12,7 +12,7 @@ from detectron2.structures import BitMasks, Instances, polygons_to_bitmask
 from numpy.typing import NDArray
 
 from score import masks
-from score.data.images import read_image, resized, resized_to
+from score.data.images import padded, read_image, resized, resized_to
 from score.data.labels import UNLABELLED, read_labels
 
 Record = dict[str, Any]
@@ -178,17 +178,17 @@ class TestMapper:
     Args:
         shortest: wished length of the shortest edge, in pixels.
         longest: greatest length of the longest edge.
+        multiple: what the model then pads both to.
     """
 
     __test__ = False  # not a test case, whatever pytest makes of the name
 
-    def __init__(self, shortest: int = 512, longest: int = 800) -> None:
-        self._shortest, self._longest = shortest, longest
+    def __init__(self, shortest: int = 512, longest: int = 800, multiple: int = 32) -> None:
+        self._shortest, self._longest, self._multiple = shortest, longest, multiple
 
-    def padded(self, height: int, width: int, multiple: int = 32) -> tuple[int, int]:
-        """The height and width that an image is brought to, padded to whole multiples as the model does."""
-        size = resized_to(height, width, self._shortest, self._longest)
-        return -(-size[0] // multiple) * multiple, -(-size[1] // multiple) * multiple
+    def padded(self, height: int, width: int) -> tuple[int, int]:
+        """The height and width that an image has for the model."""
+        return padded(resized_to(height, width, self._shortest, self._longest), self._multiple)
 
     def __call__(self, record: Record) -> Record:
         """Map a dataset's dict, or one with ``file_name`` alone.

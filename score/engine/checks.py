@@ -30,7 +30,7 @@ MAYBE_COUNT, MAYBE_SHARE = COUNT._replace(optional=True), SHARE._replace(optiona
 _KEYS = {  # of all commands; a name that two of them have means the same in both
     COUNT: """optim.iterations optim.batch_size optim.checkpoint_period optim.checkpoints optim.log_period runtime.gpus
         input.train.size input.test.shortest input.test.longest max_detections evaluation.max_detections top_k
-        regions.longest learn.hidden_dim learn.steps learn.batch_size batch batch_size evaluation.batch_size
+        regions.longest learn.hidden_dim learn.steps learn.batch_size batch_size evaluation.batch_size
         min_pixels""",
     MAYBE_COUNT: """limit evaluation.limit runtime.threads resize.shortest resize.longest input.train.max_instances
         regions.per_class tile tile_size_px workers""",

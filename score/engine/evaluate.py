@@ -31,7 +31,7 @@ from score.engine.pipeline import overlapped
 from score.errors import ConfigError
 from score.files import write_whole
 from score.model.classifier import Ensemble
-from score.model.score import SCORE
+from score.model.score import SCORE, STRIDE
 from score.names import is_seen
 
 logger = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ def evaluate(
     names = list(MetadataCatalog.get(dataset).thing_classes)
     seen = [is_seen(name, model.train_names) for name in names]
     records = test_records(dataset, limit)
-    loader = test_loader(records, TestMapper(*model.resize), workers, batch_size)
+    loader = test_loader(records, TestMapper(*model.resize, STRIDE), workers, batch_size)
     chosen = choose(tasks, dataset)
     evaluators: list[DatasetEvaluator] = [
         Clock(dataset, image_count(loader)),

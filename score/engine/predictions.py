@@ -23,7 +23,7 @@ from score.engine.evaluate import Clock
 from score.engine.pipeline import overlapped
 from score.files import sha256
 from score.model.postprocess import encode_whole, sureness
-from score.model.score import SCORE, Prediction, Regions
+from score.model.score import SCORE, STRIDE, Prediction, Regions
 from score.model.towers.base import Scene
 from score.weights.folder import WEIGHTS
 
@@ -106,7 +106,7 @@ def predict(
     left = [record for record in records if record["image_id"] not in cache]
     comm.synchronize()  # before any process adds what another would no longer see as missing
     if left:
-        loader = test_loader(left, TestMapper(*model.resize), workers, batch_size)
+        loader = test_loader(left, TestMapper(*model.resize, STRIDE), workers, batch_size)
         clock = Clock(title, image_count(loader))
         vocabulary = model.vocabulary(names)
         for inputs, images in overlapped(

@@ -26,6 +26,7 @@ SETTINGS: dict[str, Any] = {
     **CHOICE,
     "picture": None,
     "overwrite": False,
+    "batch_size": 2,
     "weights": "abc",
     "resize": {"shortest": None, "longest": None},
 }

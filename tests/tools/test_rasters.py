@@ -115,7 +115,7 @@ def test_photographs_and_rasters_together(model: Path, scene: Path, tmp_path: Pa
 
 def test_killed_it_goes_on(model: Path, tmp_path: Path, call: Call) -> None:
     write(tmp_path / "wide.tif", picture(64, 64 * 60))
-    command = ("predict", f"model={model}", "images=wide.tif", WORDS, "map=false", "picture=null", "batch=1", *ALL)
+    command = ("predict", f"model={model}", "images=wide.tif", WORDS, "map=false", "picture=null", "batch_size=1", *ALL)
     run = [sys.executable, "-W", "ignore", "-c", "import sys; from score.app.console import main; sys.exit(main())"]
     process = subprocess.Popen([*run, *command, "output=cut"], cwd=tmp_path, stdout=subprocess.DEVNULL)
     tiles = tmp_path / "cut" / "tiles" / "wide"
@@ -177,7 +177,7 @@ def test_tiny_rasters(model: Path, tmp_path: Path, call: Call, size: tuple[int, 
         ("area=nowhere.gpkg", "area=nowhere.gpkg: cannot be read as a vector file"),
         ("tile_overlap=60", "the overlap is at most half a tile"),
         ("tile=0", "tile=0"),
-        ("batch=0", "batch=0"),
+        ("batch_size=0", "batch_size=0"),
         ("format=dxf", "format=dxf: vectors are written as gpkg, parquet"),
         ("resampling=best", "resampling=best: there are nearest"),
         ("vocabulary=words.txt", "duplicate class name"),
