@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from scipy import sparse
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -117,11 +119,10 @@ class MultiScaleDeformableAttention(nn.Module):
         lower_right, upper_right = lower * right, upper * right
         corners = first, first + 1, below, below + 1
         shares = upper - upper_right, upper_right, lower - lower_right, lower_right
-        output = F.embedding_bag(
+        output = weighted_rows(
             torch.stack([part.view(-1, taken) for part in corners], dim=1).flatten(1),
             self._rows(self.value_proj(value), sizes, table),
-            per_sample_weights=torch.stack([part.view(-1, taken) for part in shares], dim=1).flatten(1),
-            mode="sum",
+            torch.stack([part.view(-1, taken) for part in shares], dim=1).flatten(1),
         )  # [B*L*heads, width]
         return self.output_proj(output.view(batch, length, self.heads * width))
 
@@ -133,6 +134,38 @@ class MultiScaleDeformableAttention(nn.Module):
             cells = rows[:, :, start : start + h * (w + 1)].unflatten(2, (h, w + 1))[:, :, :, :w]
             cells.copy_(part.view(batch, h, w, self.heads, -1).permute(0, 3, 1, 2, 4))
         return rows.view(-1, dim // self.heads)
+
+
+def weighted_rows(index: Tensor, rows: Tensor, shares: Tensor) -> Tensor:
+    """Sums ``[N, D]`` of rows of ``[R, D]``, as ``index [N, S]`` names them, each times its share ``[N, S]``."""
+    if rows.device.type == "cpu" and torch.is_grad_enabled() and rows.requires_grad:
+        return _WeightedRows.apply(index, rows, shares)
+    return F.embedding_bag(index, rows, per_sample_weights=shares, mode="sum")
+
+
+class _WeightedRows(torch.autograd.Function):
+    """The same with a gradient for CPUs: that of an embedding bag sorts all indices, which takes fifty times as long.
+
+    The sums are the product of a sparse matrix and the rows; so are their gradients, of the transposed matrix.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, index: Tensor, rows: Tensor, shares: Tensor) -> Tensor:
+        """Sum."""
+        ctx.save_for_backward(index, rows, shares)
+        return F.embedding_bag(index, rows, per_sample_weights=shares, mode="sum")
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, Tensor]:
+        """Of rows and shares."""
+        index, rows, shares = ctx.saved_tensors
+        size, gradient = (len(index), len(rows)), gradient.contiguous()
+        ends = torch.arange(0, index.numel() + 1, index.shape[1], dtype=index.dtype)
+        values = (shares.flatten().numpy(), index.flatten().numpy(), ends.numpy())
+        of_rows = sparse.csr_matrix(values, size).T @ gradient.numpy()
+        pattern = torch.sparse_csr_tensor(ends, index.flatten(), torch.zeros_like(shares).flatten(), size)
+        of_shares = torch.sparse.sampled_addmm(pattern, gradient, rows.T, beta=0.0).values()
+        return None, torch.from_numpy(np.ascontiguousarray(of_rows)), of_shares.view_as(shares)
 
 
 def _cell(offsets: Tensor, reference: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:

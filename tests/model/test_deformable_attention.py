@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from score.model.deformable_attention import MultiScaleDeformableAttention
+from score.model.deformable_attention import MultiScaleDeformableAttention, weighted_rows
 
 
 def bilinear(maps: Tensor, x: float, y: float) -> Tensor:
@@ -91,3 +92,16 @@ def test_points_start_equally_weighted_and_offsets_do_not_depend_on_the_query() 
     for projection in (attention.value_proj, attention.output_proj):
         assert not projection.bias.any()
         assert 0.9 * (6 / 32) ** 0.5 < float(projection.weight.detach().abs().max()) <= (6 / 32) ** 0.5
+
+
+def test_weighted_rows_have_the_gradient_of_an_embedding_bag() -> None:
+    generator = torch.Generator().manual_seed(0)
+    index = torch.randint(9, (5, 6), generator=generator, dtype=torch.int32)  # rows more than once, and some never
+    rows, shares = torch.randn(9, 4, generator=generator), torch.rand(5, 6, generator=generator)
+    weights = torch.randn(5, 4, generator=generator)
+    found = []
+    for function in (weighted_rows, lambda i, r, s: F.embedding_bag(i, r, per_sample_weights=s, mode="sum")):
+        inputs = rows.clone().requires_grad_(), shares.clone().requires_grad_()
+        out = function(index, *inputs)
+        found.append([out, *torch.autograd.grad((out * weights).sum(), inputs)])
+    torch.testing.assert_close(*found)
