@@ -64,6 +64,8 @@ RULES: list[
     (r"score app", "compose", ()),  # tests/tools/test_app.py
     (r"score change ", "run", RUNTIME[1:]),
     (r"score calibrate ", "run", ("limit=2", *RUNTIME[1:])),
+    (r"score profile models=lite", "run", ("size=64", "repeats=1", *RUNTIME[1:])),
+    (r"score profile ", "compose", ()),  # tests/tools/test_profile.py
     (r"score report ", "run", ()),
     (r"score weights (list|check) ?", "run", ()),
     (r"score weights fetch ", "compose", ()),
