@@ -29,7 +29,7 @@ def read_dota(path: str | Path) -> list[DotaObject]:
     """
     path = Path(path)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as DOTA labels ({type(error).__name__}); check the path") from error
     objects = []

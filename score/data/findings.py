@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 _VALUES = re.compile(
     r"\"[^\"]*\"|'[^']*'|\[[^\]]*\]|\([^()]*\)|(?<=address )\S+|(?<=file_name ).*?(?=, which|;)"
-    r"|(?<=out of )[^;]*|(?<=may mean )[^;]*|\b(?:null|true|false)\b|(?<![\w.])-?\d[\d.,x]*\b(?! bits)"
+    r"|(?<=out of )[^;]*|(?<=may mean )[^;]*|\b(?:null|true|false)\b|(?<![\w.])-?\d[\d.,x]*(?:e[+-]?\d+)?\b(?! bits)"
 )
 
 

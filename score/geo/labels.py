@@ -78,6 +78,8 @@ def items(
     grid = opened.grid
     labels, notes = read_labels(vectors, field, layer, opened)
     valid = _shapes(inside, None, opened).geometry.union_all() if inside else None
+    if valid is not None and not valid.intersects(shapely.box(0, 0, grid.width, grid.height)):
+        raise DataError(f"{inside}: nothing of it lies on {raster}; check both files' CRS")
     tree = shapely.STRtree([label.shape for label in labels])
     made, met = [], set[int]()
     blocks = _blocks(grid.width, grid.height, size)
@@ -111,8 +113,20 @@ def read_labels(path: Path, field: str, layer: str | None, raster: Raster) -> tu
     table = table[flat & named]
     if table.empty:
         raise DataError(f"{path}: no polygon with a {field}")
-    shapes = shapely.make_valid(table.geometry.values)
-    return [Label(str(name).strip(), shape) for name, shape in zip(table[field], shapes, strict=True)], notes
+    shapes = map(_areas, shapely.make_valid(table.geometry.values))
+    return [Label(_name(name), shape) for name, shape in zip(table[field], shapes, strict=True)], notes
+
+
+def _areas(shape: BaseGeometry) -> BaseGeometry:
+    """The polygons of a shape, without the lines and points that a collection holds beside them."""
+    if shape.geom_type != "GeometryCollection":
+        return shape
+    return shapely.union_all([part for part in shapely.get_parts(shape) if shapely.get_dimensions(part) == 2])
+
+
+def _name(value: Any) -> str:
+    """A class as its field has it; of a column with gaps, whole numbers come as others."""
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
 
 
 def _shapes(path: Path, layer: str | None, raster: Raster) -> geopandas.GeoDataFrame:
@@ -130,6 +144,10 @@ def _shapes(path: Path, layer: str | None, raster: Raster) -> geopandas.GeoDataF
             raise DataError(f"{path}: has no CRS, so nobody knows where it lies; assign it one in your GIS")
         table = table.to_crs(raster.grid.crs)
     table = table[table.geometry.notna() & ~table.geometry.is_empty]
+    known = np.isfinite(shapely.bounds(table.geometry.values)).all(axis=1)  # else where the raster's CRS does not reach
+    if len(table) and not known.any():
+        raise DataError(f"{path}: nothing of it lies on {raster.source}; check both files' CRS")
+    table = table[known]
     return table.set_geometry(shapely.transform(table.geometry.values, raster.grid.pixels)).set_crs(
         None, allow_override=True
     )

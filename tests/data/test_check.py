@@ -362,3 +362,8 @@ def test_the_known_faults_of_nwpu_are_found(datasets_root: Path) -> None:
     turned = ["293.jpg and 303.jpg", "299.jpg and 307.jpg", "285.jpg and 321.jpg"]  # upside down, with other ships
     assert found["nearly the s"] == ["073.jpg and 286.jpg", "288.jpg and 297.jpg", *turned]
     assert len(found["areas more t"]) > 1000 and len(found) == 6
+
+
+def test_kinds_of_findings_hold_no_values() -> None:
+    texts = [f"lies outside, x {x} to {-x}, y 12.5 to {x}, in an image of 96x80; correct it" for x in (1.5e6, 2e-7, 33)]
+    assert len({kind_of(text) for text in texts}) == 1

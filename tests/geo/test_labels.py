@@ -15,7 +15,7 @@ from shapely.affinity import affine_transform
 
 from score.data.prepare.parts import Plan
 from score.data.prepare.run import prepare
-from score.errors import DataError
+from score.errors import ConfigError, DataError
 from score.geo import labels
 from tests.geo.rasters import UTM, picture, write
 
@@ -122,3 +122,35 @@ def test_layers_that_cannot_be_used(scene: Path, tmp_path: Path) -> None:
         labels.items(scene, tmp_path / "text.gpkg", "class")
     with pytest.raises(DataError, match="no such vector file"):
         labels.items(scene, tmp_path / "missing.gpkg", "class")
+
+
+def test_only_areas_of_a_collection_count_and_names_stay_whole_numbers(tmp_path: Path, scene: Path) -> None:
+    flat = [UTM.a, UTM.b, UTM.d, UTM.e, UTM.c, UTM.f]
+    line = shapely.LineString([(0, 70), (190, 70)])
+    both = shapely.GeometryCollection([SHAPES["pond"], line])
+    table = geopandas.GeoDataFrame({"class": [7, None]}, geometry=[affine_transform(both, flat)] * 2, crs=32632)
+    table.to_file(tmp_path / "labels.gpkg")
+    [tile] = made(scene, tmp_path / "labels.gpkg", tmp_path, size=200, val=0.0).values()
+    assert tile.keys() == {"7"} and (tile["7"] == burnt("pond")).all()
+
+
+@pytest.mark.parametrize("kind", ["pixels as degrees", "area elsewhere"])
+def test_layers_that_do_not_meet_the_raster(tmp_path: Path, scene: Path, kind: str) -> None:
+    vectors, inside = layer(tmp_path / "labels.gpkg"), None
+    away = geopandas.GeoDataFrame({"class": ["a"]}, geometry=[shapely.box(5e5, 5e6, 6e5, 6e6)], crs=None)
+    if kind == "pixels as degrees":  # GeoJSON without a CRS is in degrees
+        vectors = tmp_path / "away.geojson"
+        away.to_file(vectors)
+    else:
+        inside = tmp_path / "away.gpkg"
+        away.set_geometry([shapely.box(0, 0, 1, 1)], crs=32632).to_file(inside)
+    with pytest.raises(DataError, match=r"away\.\w+: nothing of it lies on .*scene\.tif; check both files' CRS"):
+        made(scene, vectors, tmp_path, inside=inside)
+
+
+def test_names_that_differ_by_case_are_refused(tmp_path: Path, scene: Path) -> None:
+    layer(tmp_path / "labels.gpkg")
+    table = geopandas.read_file(tmp_path / "labels.gpkg")
+    table.assign(**{"class": ["pond", "Pond", "road"]}).to_file(tmp_path / "labels.gpkg")
+    with pytest.raises(ConfigError, match="duplicate class name"):
+        made(scene, tmp_path / "labels.gpkg", tmp_path)

@@ -85,6 +85,7 @@ def test_killed_at_any_moment_it_goes_on(tmp_path: Path, call: Call) -> None:
         ("workers=0", "workers=0"),
         ("paths.datasets=null", "paths.datasets: not given"),
         ("dataset=geo", "raster: not given"),
+        ("reading.band=[1]", "reading.band: no such setting (did you mean reading.bands?)"),
     ],
 )
 def test_bad_input_is_one_line(tmp_path: Path, call: Call, change: str, line: str | None) -> None:

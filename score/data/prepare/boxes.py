@@ -77,7 +77,10 @@ def _voc(objects: Iterable[Any], path: Path) -> Iterable[tuple[Outline, bool]]:
         else:
             ring = [value[f"{axis}_{corner}"] for corner in CORNERS for axis in "xy"]
         hard = each.findtext("difficult", "0").strip() == "1"
-        yield Outline(each.findtext("name").strip(), ring, f"{path}, object {number}"), hard
+        name = each.findtext("name").strip()
+        if not name:
+            raise ValueError("an object without a name")
+        yield Outline(name, ring, f"{path}, object {number}"), hard
 
 
 def take_image(image: Path, label: Path, suffix: str, folder: Path) -> Part:

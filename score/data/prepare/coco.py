@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from score import masks
 from score.data import coco_json
 from score.data.images import SUFFIXES, open_image
-from score.data.prepare.parts import Item, Part, crop, describe, entry, take, tile_name, write_image
+from score.data.prepare.parts import Item, Part, crop, describe, entry, take_image, tile_name, write_image
 from score.data.tiling import windows
 from score.data.values import Record
 from score.errors import DataError
@@ -73,18 +74,21 @@ def items(
     made = []
     order = np.random.default_rng(seed).permutation(len(coco.records))
     chosen = set(order[: round((val or 0) * len(order))].tolist())
+    paths = [Path(os.path.relpath(record["file_name"], images)) for record in coco.records]
+    alone = len({path.name for path in paths}) == len(paths)
     for number, record in enumerate(coco.records):
+        name = paths[number].name if alone else "_".join(part for part in paths[number].parts if part != os.pardir)
         if val is not None:
             split = "val" if number in chosen else "train"
-        work = partial(whole, record, coco.names, mend)
+        work = partial(whole, record, coco.names, name, mend)
         if size is not None:
-            work = partial(cut, record, coco.names, size, overlap, least)
+            work = partial(cut, record, coco.names, name, size, overlap, least)
         made.append(Item(f"{number + 1:07d}", split, work))
     return names, made
 
 
-def whole(record: Record, names: dict[Any, str], mend: bool, folder: Path) -> Part:
-    """Take an image as it is."""
+def whole(record: Record, names: dict[Any, str], name: str, mend: bool, folder: Path) -> Part:
+    """Take an image as it is, under a name."""
     part, path = Part(), Path(record["file_name"])
     annotations = []
     for each in record["annotations"]:
@@ -99,21 +103,22 @@ def whole(record: Record, names: dict[Any, str], mend: bool, folder: Path) -> Pa
             part.notes["stated areas more than 5 % off the mask's"] += bool(stated) and abs(stated / area - 1) > 0.05
             fact = {"bbox": list(masks.box(rle)), "area": area, "iscrowd": int(each.get("iscrowd", 0))}
             annotations.append({"category": names[each["category_id"]], **fact, "segmentation": piece})
-    take(path, folder / "images" / path.name)
-    part.images.append(entry(path.name, record["width"], record["height"], annotations))
+    take_image(path, folder / "images" / name)
+    part.images.append(entry(name, record["width"], record["height"], annotations))
     return part
 
 
 def cut(
     record: Record,
     names: Mapping[Any, str],
+    name: str,
     size: int,
     overlap: int,
     least: int,
     folder: Path,
     encode: Callable[[Any, int, int], masks.RLE] = masks.encode_shape,
 ) -> Part:
-    """Cut an image and its masks into tiles; an object in several tiles is several.
+    """Cut an image and its masks into tiles, called after ``name``; an object in several tiles is several.
 
     ``encode`` makes a mask of a segmentation and the image's height and width.
     """
@@ -140,7 +145,7 @@ def cut(
             part.dropped["tiles without objects"] += 1
             continue
         picture = open_image(path) if picture is None else picture
-        name = tile_name(path.stem, window, (columns, rows))
-        write_image(folder / "images" / name, crop(picture, window))
-        part.images.append(entry(name, width, height, annotations))
+        tile = tile_name(Path(name).stem, window, (columns, rows))
+        write_image(folder / "images" / tile, crop(picture, window))
+        part.images.append(entry(tile, width, height, annotations))
     return part

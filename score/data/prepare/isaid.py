@@ -148,7 +148,7 @@ def json_items(source: Path, images: Path, size: int, overlap: int, least: int) 
 def _read_json(path: Path) -> tuple[list[Record], dict[Any, str]] | None:
     """Images with their annotations, and names of categories; None for a JSON of another kind."""
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = json.loads(path.read_text("utf-8-sig"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as JSON ({error}); get it again") from error
     try:
@@ -169,7 +169,7 @@ def _cut_contours(record: Record, names: dict[Any, str], size: int, overlap: int
     path = record["file_name"]
     check_size(path, read_size(path), (record["width"], record["height"]))
     try:
-        return coco.cut(record, names, size, overlap, least, folder, fill)
+        return coco.cut(record, names, Path(path).name, size, overlap, least, folder, fill)
     except DataError as error:
         raise DataError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
 

@@ -29,7 +29,7 @@ def items(source: Path) -> tuple[list[str], list[Item], list[str]]:
         if content is None:
             other += 1
             continue
-        names.update(str(shape.get("label")) for shape in content["shapes"])
+        names.update(shape["label"] for shape in content["shapes"])
         key = "_".join(path.relative_to(source).with_suffix("").parts)
         made.append(Item(key, split_of(path, source), partial(take_image, path, key)))
     notes += [f"{other} JSON files are not LabelMe's, left out"] if other else []
@@ -54,7 +54,7 @@ def take_image(path: Path, key: str, folder: Path) -> Part:
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"{where}: no points; correct it") from error
         ring = _ring(str(shape.get("shape_type", "polygon")), points, where)
-        shapes.append(Outline(str(shape.get("label")), ring, where))
+        shapes.append(Outline(shape["label"], ring, where))
     return outlined(image, key, width, height, shapes, folder)
 
 
@@ -75,7 +75,13 @@ def _ring(kind: str, points: list[tuple[float, float]], where: str) -> list[floa
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = json.loads(path.read_text("utf-8-sig"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as JSON; get it again") from error
-    return content if isinstance(content, dict) and isinstance(content.get("shapes"), list) else None
+    if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
+        return None
+    for number, shape in enumerate(content["shapes"]):
+        label = shape.get("label") if isinstance(shape, dict) else None
+        if not isinstance(label, str) or not label.strip():
+            raise DataError(f"{path}, shape {number}: no label; name its class")
+    return content

@@ -18,7 +18,7 @@ from PIL import Image
 
 from score import masks
 from score.data.coco_json import annotation
-from score.data.images import SUFFIXES
+from score.data.images import SUFFIXES, open_image
 from score.data.segmentations import read_segmentation
 from score.data.values import Record
 from score.errors import DataError
@@ -111,6 +111,16 @@ def take(source: Path, target: Path) -> None:
     write_whole(target, link)
 
 
+def take_image(source: Path, target: Path) -> None:
+    """Put an image in place as :func:`take` does, once it has been decoded.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    open_image(source)
+    take(source, target)
+
+
 def tile_name(stem: str, window: Box, size: tuple[int, int]) -> str:
     """The file name of a tile; an image that is one tile keeps its own."""
     x, y, width, height = window
@@ -157,7 +167,7 @@ def outlined(image: Path, key: str, width: int, height: int, shapes: Iterable[Ou
         fact: Record = {"bbox": list(shape.box), "area": area, "iscrowd": 0, "segmentation": rings}
         annotations.append({"category": category, **fact})
     name = f"{key}{image.suffix.lower()}"
-    take(image, folder / "images" / name)
+    take_image(image, folder / "images" / name)
     part.images.append(entry(name, width, height, annotations))
     return part
 

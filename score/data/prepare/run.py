@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 import time
 from collections import Counter
@@ -19,9 +20,9 @@ import yaml
 
 from score.data.coco_json import categories
 from score.data.prepare.parts import Item, Part, Plan
-from score.errors import DataError, OutputError
+from score.errors import ConfigError, DataError, OutputError
 from score.files import locked, save_json, write_text, write_whole
-from score.names import normalise
+from score.names import check, normalise
 
 PARTS, FACTS, SUMMARY, SPEC = ".parts", "facts.json", "prepared.json", "dataset.yaml"
 
@@ -77,12 +78,12 @@ def prepare(
         report: called after each item.
 
     Raises:
-        DataError: items that cannot be read, after all others have been done; or none.
+        ConfigError: names that cannot be those of a dataset, a split or a class.
+        DataError: items that cannot be read, after all others have been done; or none, or two of one name.
         OutputError: the folder holds something else, or cannot be written.
     """
     folder = root / plan.place
-    if not plan.items:
-        raise DataError(f"{plan.source or plan.name}: nothing in it that {plan.name} is made of")
+    _require(plan)
     with locked(folder):
         _check(folder, plan, overwrite)
         failed = _work(plan, folder, workers, report)
@@ -96,6 +97,22 @@ def prepare(
     return summary
 
 
+def _require(plan: Plan) -> None:
+    """Refuse what cannot be written, or not be found again."""
+    for name in (plan.name, *(item.split for item in plan.items)):
+        if not re.fullmatch(r"[^\W_][^/\\:*?\"<>|]*", name):
+            raise ConfigError(
+                f"a dataset or split called {name!r}: begin with a letter or digit, and leave out / and \\"
+            )
+    if not plan.items:
+        raise DataError(f"{plan.source or plan.name}: nothing in it that {plan.name} is made of")
+    check(plan.classes, f"the classes of {plan.source or plan.name}")
+    keys = Counter((item.split, item.key) for item in plan.items)
+    (split, key), count = keys.most_common(1)[0]
+    if count > 1:
+        raise DataError(f"{plan.source or plan.name}: {count} images of {split} are called {key}; give each a name")
+
+
 def _facts(plan: Plan) -> dict[str, Any]:
     facts = {"classes": list(plan.classes), "source": plan.source, "labels": plan.labels, **plan.facts}
     return dict(json.loads(json.dumps(facts)))
@@ -106,8 +123,11 @@ def _check(folder: Path, plan: Plan, overwrite: bool) -> None:
     facts, known = _facts(plan), None
     for path in (folder / PARTS / FACTS, folder / SUMMARY):
         if path.is_file():
-            known = json.loads(path.read_text(encoding="utf-8"))
-            known = known.get("facts", known)
+            try:
+                known = json.loads(path.read_text(encoding="utf-8"))
+                known = dict(known.get("facts", known))
+            except (ValueError, AttributeError, TypeError) as error:
+                raise DataError(f"{path}: damaged; remove {folder} and begin anew") from error
             break
     there = [path for split in {item.split for item in plan.items} for path in [folder / split] if path.exists()]
     if known is None and there and not overwrite:

@@ -13,7 +13,7 @@ import numpy as np
 
 from score import masks
 from score.data.images import SUFFIXES, read_size
-from score.data.prepare.parts import Item, Part, entry, take
+from score.data.prepare.parts import Item, Part, entry, take_image
 from score.data.segmentations import read_segmentation
 from score.errors import DataError
 from score.names import normalise
@@ -75,7 +75,7 @@ def items(source: Path, classes: Sequence[str], split: str, lists: Mapping[str, 
         if stem not in images:
             notes.append(f"{stem}: no image, left out")
         elif stem in where or not lists:
-            made.append(Item(stem, where.get(stem, split), partial(take_image, images[stem], path, known)))
+            made.append(Item(stem, where.get(stem, split), partial(take_objects, images[stem], path, known)))
     unlisted = len(pickles) - len(made) - len(notes)
     lone = len(set(images) - set(pickles))
     notes += [f"{unlisted} images are in no list, left out"] if unlisted else []
@@ -86,12 +86,12 @@ def items(source: Path, classes: Sequence[str], split: str, lists: Mapping[str, 
 def _list(path: Path) -> list[str]:
     """The names of a list, a line each."""
     try:
-        return [Path(line.strip()).stem for line in path.read_text("utf-8").splitlines() if line.strip()]
+        return [Path(line.strip()).stem for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as a list of names") from error
 
 
-def take_image(image: Path, objects: Path, known: Mapping[str, str], folder: Path) -> Part:
+def take_objects(image: Path, objects: Path, known: Mapping[str, str], folder: Path) -> Part:
     """Take an image as it is, with the masks and boxes of its objects."""
     part, annotations = Part(), []
     width, height = read_size(image)
@@ -101,19 +101,21 @@ def take_image(image: Path, objects: Path, known: Mapping[str, str], folder: Pat
         if name is None:
             raise DataError(f"{where}: the class {item.get('category')!r} is none of the dataset")
         mask = item.get("mask")
-        if isinstance(mask, dict):
-            counts = mask.get("counts")
-            mask = {"size": [int(side) for side in mask.get("size", ())],
-                    "counts": counts.decode("ascii", "replace") if isinstance(counts, bytes) else counts}  # fmt: skip
         try:
+            if isinstance(mask, dict):
+                counts = mask.get("counts")
+                counts = counts.decode("ascii", "replace") if isinstance(counts, bytes) else counts
+                mask = {"size": [int(side) for side in mask.get("size", ())], "counts": counts}
             shape = read_segmentation(mask, height, width)
+            boxes = {key: np.asarray(item[key], float).ravel().tolist() for key in BOXES if item.get(key) is not None}
         except DataError as error:
             raise DataError(f"{where} {error}") from error
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{where}: a mask or box that is none ({str(error)[:80]}); get it again") from error
         if shape is None:
             part.dropped["objects with an empty mask"] += 1
             continue
         rle = masks.encode_shape(shape.segmentation, height, width)
-        boxes = {key: np.asarray(item[key], float).ravel().tolist() for key in BOXES if item.get(key) is not None}
         annotations.append(
             {
                 "category": name,
@@ -127,6 +129,6 @@ def take_image(image: Path, objects: Path, known: Mapping[str, str], folder: Pat
     if not annotations:
         part.dropped["images without objects"] += 1
         return part
-    take(image, folder / "images" / image.name)
+    take_image(image, folder / "images" / image.name)
     part.images.append(entry(image.name, width, height, annotations))
     return part

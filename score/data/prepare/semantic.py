@@ -21,7 +21,7 @@ from score.data.prepare.parts import (
     entry,
     image_files,
     read_bands,
-    take,
+    take_image,
     tile_name,
     write_image,
 )
@@ -154,7 +154,7 @@ def convert(image: Path, labels: Path, form: Form, name: str, size: int | None, 
     if size is None and not form.bands:
         check_size(str(image), read_size(image), (columns, rows))
         write_image(folder / "labels" / f"{name}.png", numbers)
-        take(image, folder / "images" / f"{name}{image.suffix.lower()}")
+        take_image(image, folder / "images" / f"{name}{image.suffix.lower()}")
         part.images.append(entry(f"{name}{image.suffix.lower()}", columns, rows, []))
         return part
     pixels = read_bands(image) if form.bands else read_image(image)

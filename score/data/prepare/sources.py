@@ -64,7 +64,10 @@ def _published(dataset: str, source: Path, settings: Settings, size: int | None,
         items, notes = isaid.items(source, size or 1 << 30, overlap, least)
         if not items:
             images = Path(settings["images"] or (source.parent if source.is_file() else source))
-            items, notes = isaid.json_items(source, images, size or 1 << 30, overlap, least)
+            items, more = isaid.json_items(source, images, size or 1 << 30, overlap, least)
+            notes = more if items else notes
+        if not items and notes:
+            raise DataError(f"{source}: nothing of iSAID can be used; {notes[0]}")
         if not items:
             return _from_coco(spec.name, source, settings, size, overlap, spec)
     elif dataset == "nwpu":

@@ -25,9 +25,11 @@ def items(source: Path) -> tuple[list[str], list[Item], list[str]]:
     """
     try:
         names = yaml.safe_load((source / "data.yaml").read_text("utf-8"))["names"]
-        names = [str(names[key]) for key in sorted(names)] if isinstance(names, dict) else [str(name) for name in names]
+        names = [str(names[number]) for number in range(len(names))]  # of a dict, too: each number has its name
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-        raise DataError(f"{source}: no data.yaml with names; class numbers mean nothing without") from error
+        raise DataError(
+            f"{source}: no data.yaml that names the classes, from 0 on; class numbers mean nothing without"
+        ) from error
     made, notes, lone = [], [], 0
     for image in image_files(source):
         parts = list(image.relative_to(source).parts)
@@ -46,7 +48,7 @@ def take_image(image: Path, label: Path, names: tuple[str, ...], key: str, folde
     """Take an image as it is, with the polygons of its label file, which are shares of its sides."""
     width, height = read_size(image)
     shapes: list[Outline] = []
-    lines = label.read_text("utf-8", "replace").splitlines() if label.exists() else []
+    lines = label.read_text("utf-8-sig", "replace").splitlines() if label.exists() else []
     for number, line in enumerate(lines, start=1):
         where, words = f"{label}, line {number}", line.split()
         if not words:
