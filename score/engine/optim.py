@@ -20,7 +20,8 @@ class ClippedAdamW(torch.optim.AdamW):
     """
 
     def __init__(self, params: Iterable[dict[str, Any]], *, lr: float, clip_norm: float) -> None:
-        super().__init__(params, lr=lr)
+        super().__init__(params, lr=lr, fused=True)
+        self._step_supports_amp_scaling = False  # the scaler is to divide before the clipping, not after it
         self.clip_norm = clip_norm
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]

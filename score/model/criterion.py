@@ -101,7 +101,8 @@ class SetCriterion(nn.Module):
             wanted = self._wanted(logits[index], heads[index].mask_logits, found, targets)
             losses[f"loss_ce{suffix}"] = self.class_weight * self._cross_entropy(logits[index].float(), wanted)
             masks = torch.cat([target.masks[chosen] for (_, chosen), target in zip(found, targets, strict=True)])
-            bce, dice = self._mask_losses(decoded.masks[index]([queries for queries, _ in found]).float(), masks)
+            compared = decoded.masks[index]([queries for queries, _ in found]).float()
+            [(bce, dice)] = self._mask_losses([compared], masks)
             losses[f"loss_mask{suffix}"] = self.mask_weight * bce / count
             losses[f"loss_dice{suffix}"] = self.dice_weight * dice / count
         return losses
@@ -136,18 +137,21 @@ class SetCriterion(nn.Module):
         total = F.cross_entropy(class_logits.transpose(1, 2), wanted, weights, ignore_index=NOTHING, reduction="sum")
         return total / weights[wanted[wanted != NOTHING]].sum().clamp(min=1e-6)
 
-    def _mask_losses(self, logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """Cross-entropy and dice of ``[N, h, w]`` against bool ``[N, H, W]``, each summed over masks."""
-        if not len(logits):
-            return logits.sum(), logits.sum()  # zeros that still reach the parameters, as other processes expect
+    def _mask_losses(self, heads: Sequence[Tensor], masks: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Cross-entropy and dice of each head's ``[N, h, w]`` against bool ``[N, H, W]``, summed over masks."""
+        if not len(masks):  # zeros that still reach the parameters, as other processes expect
+            return [(logits.sum(), logits.sum()) for logits in heads]
         with torch.no_grad():
-            coords = self._points(logits)
-            labels = matching.sample_bits(masks, coords)  # [N, P]
-        values = point_sample(logits.unsqueeze(1), coords, align_corners=False).squeeze(1)
-        bce = F.binary_cross_entropy_with_logits(values, labels, reduction="none").mean(dim=1).sum()
-        probability = values.sigmoid()
-        dice = 1 - (2 * (probability * labels).sum(-1) + 1) / (probability.sum(-1) + labels.sum(-1) + 1)
-        return bce, dice.sum()
+            points = [self._points(logits) for logits in heads]
+            labels = matching.sample_bits(masks, torch.cat(points, dim=1)).split(self.points, dim=1)  # [N, P] each
+        losses = []
+        for logits, coords, label in zip(heads, points, labels, strict=True):
+            values = point_sample(logits.unsqueeze(1), coords, align_corners=False).squeeze(1)
+            bce = F.binary_cross_entropy_with_logits(values, label, reduction="none").mean(dim=1).sum()
+            probability = values.sigmoid()
+            dice = 1 - (2 * (probability * label).sum(-1) + 1) / (probability.sum(-1) + label.sum(-1) + 1)
+            losses.append((bce, dice.sum()))
+        return losses
 
     def _points(self, logits: Tensor) -> Tensor:
         """Points ``[N, P, 2]`` on masks ``[N, h, w]``: most where a mask is least certain, the others anywhere.

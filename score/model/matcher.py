@@ -88,12 +88,12 @@ def sample_bits(masks: Tensor, coords: Tensor) -> Tensor:
         coords: ``[N, P, 2]``, or ``[1, P, 2]`` for all masks.
     """
     height, width = masks.shape[1:]
-    flat = F.pad(masks, (1, 1, 1, 1)).flatten(1)  # a cell of nothing around, so that no corner needs a test
+    padded = F.pad(masks, (1, 1, 1, 1))  # a cell of nothing around, so that no corner needs a test
     x, y = coords[..., 0] * width + 0.5, coords[..., 1] * height + 0.5  # in cells of the padded grid
     left, top = x.floor(), y.floor()
-    index = (top * (width + 2) + left).long()
-    corners = [
-        flat.gather(1, (index + step).expand(len(masks), -1)).to(coords.dtype) for step in (0, 1, width + 2, width + 3)
-    ]
+    first = torch.arange(len(masks), device=masks.device) * ((height + 2) * (width + 2))
+    index = (top * (width + 2) + left).long() + first[:, None]  # [N, P]
+    flat, steps = padded.flatten(), (0, 1, width + 2, width + 3)
+    corners = [flat.index_select(0, (index + step).flatten()).view_as(index).to(coords.dtype) for step in steps]
     x, y = x - left, y - top
     return torch.lerp(torch.lerp(corners[0], corners[1], x), torch.lerp(corners[2], corners[3], x), y)

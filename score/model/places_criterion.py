@@ -64,9 +64,9 @@ class PlacesCriterion(SetCriterion):
         }
         truth = torch.cat([target.masks[n] for n, target in zip(chosen, targets, strict=True)])
         share = 0.5 if places.told else 1.0  # an object has two masks then
-        for index, masks_of in enumerate(decoded.masks):
-            suffix = "" if index == len(decoded.masks) - 1 else f"_{index}"
-            bce, dice = self._mask_losses(masks_of(queries).float(), truth)
+        compared = [masks_of(queries).float() for masks_of in decoded.masks]
+        for index, (bce, dice) in enumerate(self._mask_losses(compared, truth)):
+            suffix = "" if index == len(compared) - 1 else f"_{index}"
             losses[f"loss_mask{suffix}"] = share * self.mask_weight * bce / count
             losses[f"loss_dice{suffix}"] = share * self.dice_weight * dice / count
         return losses
