@@ -36,6 +36,7 @@ def main(config: DictConfig) -> None:
         test_records(dataset, config.limit)
     found = known.find(config.model)
     model, trained = folder.load(found, device, config.overrides)
+    model.lower_towers(runtime.tower_precision(plain(config)["runtime"]["towers"], device))
     given = {key: float(value) for key, value in config.ensemble.items() if value is not None}
     ensemble = dataclasses.replace(model.ensemble, **given)
     source = runtime.provenance(found, device, trained.get("seed"), typed())

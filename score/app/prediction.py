@@ -124,6 +124,7 @@ def load_segmenter(settings: Mapping[str, Any]) -> Segmenter:
     """
     device = runtime.select_device(settings["runtime"]["device"], settings["runtime"]["threads"])
     model, _ = folder.load(known.find(settings["model"]), device, settings["overrides"])
+    model.lower_towers(runtime.tower_precision(settings["runtime"]["towers"], device))
     given = {key: float(value) for key, value in settings["ensemble"].items() if value is not None}
     return Segmenter(model, ensemble=dataclasses.replace(model.ensemble, **given), **settings["resize"])
 

@@ -121,6 +121,8 @@ def changes(config: DictConfig) -> list[str]:
     tasks = [config.tasks] if isinstance(config.tasks, str) else config.tasks or ["instances"]
     if "instances" not in tasks:  # others beside it only add figures
         found.append("+".join(tasks))
+    if config.runtime.towers is not None:
+        found.append(f"towers_{config.runtime.towers}")
     if config.shuffle_vocabulary is not None:
         found.append("shuffled")
     return found + (["overrides"] if config.overrides else [])

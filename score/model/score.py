@@ -274,12 +274,16 @@ class SCORE(nn.Module):
                 return pyramid, None
             if self.scene is self.backbone:
                 return pyramid, self.backbone.scene_of(pyramid)
-            if not torch.equal(self.backbone_mean, self.scene_mean) or not torch.equal(
-                self.backbone_std, self.scene_std
-            ):
+            statistics = ((*tower.pixel_mean, *tower.pixel_std) for tower in (self.backbone, self.scene))
+            if len(set(statistics)) > 1:  # compared here, for a GPU would be waited for
                 images = (images * self.backbone_std + self.backbone_mean - self.scene_mean) / self.scene_std
             with stage("scene tower"):
                 return pyramid, self.scene.encode_scene(images)
+
+    def lower_towers(self, dtype: torch.dtype | None) -> None:
+        """Let the image halves of the frozen towers compute in 16 bits; None changes nothing."""
+        for tower in {self.backbone, self.scene} - {None} if dtype else ():
+            tower.lower(dtype)  # type: ignore[union-attr, arg-type]
 
     def _adapted(self, bank: Tensor, scene: Scene | None, batch: int) -> Tensor:
         """The text bank as each image's scene changes it, ``[B, S, E]``."""

@@ -9,8 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from score.model import places
+from score.model.context.rai import RegionAwareIntegration
 from score.model.score import SCORE
 from score.segmenter import Segmenter
 from score.studies.profile import scene
@@ -18,6 +21,7 @@ from tests.tiny_model import tiny_model
 
 DEVICE = torch.device(os.environ.get("SCORE_TEST_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu"))
 NAMES = ("ship", "plane")
+KEPT = ("seen", "embeds")
 DECODERS = {
     "reference": ("rai.gumbel_calls=0",),
     "mixing": ("rai.gumbel_calls=1000",),
@@ -43,6 +47,23 @@ def losses(model: SCORE, amp: torch.dtype | None = None) -> tuple[dict[str, floa
 def model(request: pytest.FixtureRequest) -> SCORE:
     model, _ = tiny_model(NAMES, *DECODERS[request.param])
     return model
+
+
+def test_all_that_a_forward_pass_makes_is_on_the_models_device(model: SCORE, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device `meta` holds no numbers, but meets a tensor that was made without ``device=`` as a GPU would."""
+    vocabulary = model.vocabulary(["ship", "solar farm"])
+    model.to("meta")
+    for part in model.modules():
+        if isinstance(part, RegionAwareIntegration):
+            part.kernel_logits = nn.Parameter(torch.zeros(len(part.kernels)))  # the choice of a size reads it
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # there is none
+    monkeypatch.setattr(places, "distinct", lambda rank, *_: torch.ones_like(rank, dtype=torch.bool))  # it reads masks
+    regions = model.look([{"image": torch.zeros(3, 64, 96)}] * 2)
+    prediction = model.ask(regions, vocabulary._replace(**{key: getattr(vocabulary, key).to("meta") for key in KEPT}))
+    chances = model.ensemble(
+        prediction.in_logits, prediction.out_logits, torch.zeros(2, dtype=torch.bool, device="meta")
+    )
+    assert regions.mask_logits.device == chances.device == torch.device("meta")
 
 
 def test_a_device_finds_what_the_cpu_finds(model: SCORE) -> None:

@@ -101,6 +101,9 @@ class Tower(nn.Module):
     def drop_text(self) -> None:
         """Free what only :meth:`encode_text` needs."""
 
+    def lower(self, dtype: torch.dtype) -> None:
+        """Let the image half compute in 16 bits from now on; the text half, and what regions are compared by, stay."""
+
     def train(self, mode: bool = True) -> Tower:
         """Stay in evaluation mode: a frozen tower has no training behaviour."""
         return super().train(False)

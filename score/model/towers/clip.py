@@ -82,6 +82,9 @@ class OpenCLIPTower(Tower):
             if hasattr(self.clip, name):
                 delattr(self.clip, name)
 
+    def lower(self, dtype: torch.dtype) -> None:
+        self.clip.visual.to(dtype)
+
     @property
     def dtype(self) -> torch.dtype:
         """What the image half computes in: its first convolution's precision."""

@@ -80,14 +80,14 @@ class LiteTower(Tower):
 
     @torch.no_grad()
     def pyramid(self, images: Tensor) -> dict[str, Tensor]:
-        x = images.contiguous(memory_format=torch.channels_last)  # twice as fast as planes on a CPU
+        x = images.to(self.blocks["stem"][0].weight.dtype, memory_format=torch.channels_last)  # twice as fast as planes
         features = {}
         names = {block: name for name, block in STAGES.items()}
         x = self.blocks["stem"](x)
         for index, block in enumerate(self.blocks["stages"]):
             x = block(x)
             if index in names:
-                features[names[index]] = x.contiguous()
+                features[names[index]] = x.float().contiguous()
         around = F.avg_pool2d(features["res5"], WINDOW, 1, WINDOW // 2, count_include_pad=False)
         size = features["res3"].shape[-2:]
         features["dense"] = torch.cat([resize(m, size) for m in (*(features[n] for n in DENSE), around)], dim=1)
@@ -131,6 +131,9 @@ class LiteTower(Tower):
 
     def drop_text(self) -> None:
         self._text = None
+
+    def lower(self, dtype: torch.dtype) -> None:
+        self.blocks.to(dtype)
 
 
 class _SentenceEncoder(nn.Module):
