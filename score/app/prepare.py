@@ -65,15 +65,16 @@ def _geo(settings: dict[str, Any]) -> Any:
         raise ConfigError(f"{missing[0]}: not given; add {missing[0]}=VALUE")
     size, overlap = tiles("geo", settings)
     choice = {"layer": settings["layer"], "inside": Path(settings["inside"]) if settings["inside"] else None}
+    reading = {key: settings[key] for key in ("bands", "stretch", "nodata", "gsd_m", "resampling")}
     names, items, notes = labels.items(
         Path(settings["raster"]), Path(settings["vectors"]), settings["name_field"], **choice,
         size=size or 512, overlap=overlap, least=settings["min_pixels"],
-        val=0.2 if settings["val"] is None else settings["val"], seed=settings["seed"], reading=settings["reading"],
+        val=0.2 if settings["val"] is None else settings["val"], seed=settings["seed"], reading=reading,
     )  # fmt: skip
-    given = {key: settings[key] for key in ("raster", "vectors", "name_field", "layer", "inside", "reading")}
+    given = {key: settings[key] for key in ("raster", "vectors", "name_field", "layer", "inside")}
     source = f"{settings['raster']} and {settings['vectors']}"
     return Plan(settings["name"], names, items, source=source, notes=notes,
-                facts={**facts(settings, size or 512, overlap), **given})  # fmt: skip
+                facts={**facts(settings, size or 512, overlap), **given, "reading": reading})  # fmt: skip
 
 
 def _tell(classes: Any, summary: Any) -> None:

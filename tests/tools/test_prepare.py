@@ -9,7 +9,9 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.data.prepare import archives
 from tests.data.prepare.test_prepare import digest
@@ -51,6 +53,31 @@ def test_from_a_layer_to_a_model_and_back_to_polygons(tmp_path: Path, call: Call
     assert (tmp_path / "out" / "scene.gpkg").is_file()
 
 
+@pytest.mark.parametrize(
+    ("setting", "line"),
+    [
+        ("bands=[3,2,1]", ""),
+        ("bands=[9,9,9]", "bands=[9, 9, 9]: scene.tif has 3, from 1 on"),
+        ("stretch=[98,2]", "two percentiles as in [2,98]"),
+        ("nodata=x", "nodata=x: not a number"),
+        ("gsd_m=-1", "gsd_m=-1: not a number"),
+    ],
+)
+def test_a_raster_is_read_as_said(tmp_path: Path, call: Call, setting: str, line: str) -> None:
+    write(tmp_path / "scene.tif", picture(100, 200))
+    layer(tmp_path / "labels.gpkg")
+    given = ("raster=scene.tif", "vectors=labels.gpkg", "name=mine", "paths.datasets=data", "workers=1")
+    done = call("prepare", "dataset=geo", "tile_size_px=24", *given, setting)
+    if line:
+        assert done.code == 2 and done.err.count("\n") == 1 and line in done.err
+        return
+    assert done.code == 0, done.err
+    name = next((tmp_path / "data/mine/train/images").iterdir()).name
+    x, y = map(int, name.removesuffix(".png").split("_")[1:])
+    tile = np.asarray(Image.open(tmp_path / "data/mine/train/images" / name))
+    assert (tile == picture(100, 200)[y : y + 24, x : x + 24, ::-1]).all()
+
+
 @pytest.mark.slow
 def test_killed_at_any_moment_it_goes_on(tmp_path: Path, call: Call) -> None:
     archives.isaid(tmp_path / "raw", tuple(f"P{number:04d}" for number in range(40)))
@@ -85,7 +112,6 @@ def test_killed_at_any_moment_it_goes_on(tmp_path: Path, call: Call) -> None:
         ("workers=0", "workers=0"),
         ("paths.datasets=null", "paths.datasets: not given"),
         ("dataset=geo", "raster: not given"),
-        ("reading.band=[1]", "reading.band: no such setting (did you mean reading.bands?)"),
     ],
 )
 def test_bad_input_is_one_line(tmp_path: Path, call: Call, change: str, line: str | None) -> None:
