@@ -139,6 +139,7 @@ def test_a_full_disk_is_one_line_and_harms_nothing(tmp_path: Path, call: Call, w
         "paths.datasets=data",
         f"workers={workers}",
         "accept_counts=true",
+        "tile_size_px=50",  # whole images are linked, which takes no space
     )
     limited = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000));"
