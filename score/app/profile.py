@@ -36,9 +36,13 @@ def main(config: DictConfig) -> None:
     check_writable(output)
     device = runtime.select_device(config.runtime.device, config.runtime.threads)
     names = settings["models"] if isinstance(settings["models"], list) else [settings["models"]]
-    models = {name: _model(name, device, settings["training"]) for name in names}
-    keys = ("size", "repeats", "training")
-    result = costs.profile(models, batches=settings["batches"], **{key: settings[key] for key in keys})
+    towers = runtime.tower_precision(settings["runtime"]["towers"], device)
+    amp = checks.precision(settings["runtime"]["amp"], device)
+    models = {name: _model(name, device) for name in names}
+    for model in models.values():
+        model.lower_towers(towers)
+    keys = ("size", "repeats", "training", "batches")
+    result = costs.profile(models, amp=costs.AMP[amp], **{key: settings[key] for key in keys})
     facts = {
         "command": typed(),
         "device": str(device),
@@ -51,7 +55,7 @@ def main(config: DictConfig) -> None:
     print(f"{text}\nsaved as {output / 'profile.md'} and {output / 'profile.json'}")
 
 
-def _model(name: str, device: torch.device, training: bool) -> SCORE:
+def _model(name: str, device: torch.device) -> SCORE:
     """A model folder's or a known model, or one of random weights, built of settings."""
     from score.data import catalog
     from score.weights import folder, known

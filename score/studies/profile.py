@@ -33,6 +33,7 @@ PARTS = {  # of the model, by the stage that runs them
     "classes": ("classifier", "gca"),
 }
 MATMUL = 1024  # side of the matrices whose product is timed
+AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 WORDS = ("ship", "storage tank", "airplane", "tennis court", "solar farm")
 
 
@@ -62,6 +63,7 @@ def profile(
     batches: Sequence[int] = (1,),
     repeats: int = 5,
     training: bool = False,
+    amp: torch.dtype | None = None,
     words: Sequence[str] = WORDS,
 ) -> dict[str, Any]:
     """Measure models side by side, on one drawn scene: every repeat runs each of them once, in turn.
@@ -72,20 +74,22 @@ def profile(
         batches: numbers of images to run at once, for images a second; the stages are those of the first.
         repeats: timed runs of each, after two untimed ones.
         training: measure a step with its backward pass and AdamW, and not a prediction.
+        amp: of a training step's autocast; None for none.
         words: to look for; in training each model's own.
 
     Returns:
         For each model ``parameters``, ``stages`` (``gflop`` of an image; of a batch ``ms``, ``spread_ms`` that is half
         the range of the middle half, ``floor_ms``, ``peak_mb``), ``images_per_second`` and ``ratio`` to the first, in
-        pairs; beside them ``gflops``, the rate of a matrix product, and ``objects`` of the scene.
+        pairs; beside them ``gflops`` and ``gflops_bf16``,
+        the rates of a matrix product, and ``objects`` of the scene.
     """
     device = next(iter(models.values())).device
-    rate = matmul_rate(device)
+    rate, half = (matmul_rate(device, dtype) for dtype in (torch.float32, torch.bfloat16))
     image, instances = scene(size)
     costs, runs = {}, {}
     for name, model in models.items():
         costs[name] = Cost(parameters(model))
-        runs[name] = _step(model, image, instances) if training else _prediction(model, image, words)
+        runs[name] = _step(model, image, instances, amp) if training else _prediction(model, image, words)
     first = batches[0]
     first = batches[0]
     for name, run in runs.items():
@@ -109,6 +113,7 @@ def profile(
             costs[name].rates[batch] = batch / statistics.median(taken)
     against = next(iter(costs.values())).seconds["whole"]
     facts = {"size": size, "batch": first, "repeats": repeats, "training": training, "gflops": rate / 1e9}
+    facts["gflops_bf16"] = half / 1e9
     return {**facts, "objects": len(instances), "models": {k: _summary(c, rate, against) for k, c in costs.items()}}
 
 
@@ -118,8 +123,8 @@ def table(result: Mapping[str, Any]) -> str:
     lines = [
         f"{what} of {result['batch']} x {size} x {size}, {result['objects']} objects in the picture. "
         f"GFLOP: of one image; ms: the median of {result['repeats']}, and half the range of the middle half; "
-        f"floor: ms at the rate of a matrix product, {result['gflops']:.0f} GFLOP/s; "
-        "MB: the most that was held over what was held before."
+        f"floor: ms at the rate of a matrix product, {result['gflops']:.0f} GFLOP/s (in bf16 "
+        f"{result['gflops_bf16']:.0f}); MB: the most that was held over what was held before."
     ]
     for name, model in result["models"].items():
         parts = model["parameters"]
@@ -185,13 +190,14 @@ def _prediction(model: SCORE, image: torch.Tensor, words: Sequence[str]) -> Call
     return run
 
 
-def _step(model: SCORE, image: torch.Tensor, instances: Instances) -> Callable[[int], object]:
+def _step(model: SCORE, image: torch.Tensor, instances: Instances, amp: torch.dtype | None) -> Callable[[int], object]:
     model.train()
     model.vocabulary(model.train_names)
     optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-6)
 
     def run(batch: int) -> object:
-        losses = model([{"image": image, "instances": instances} for _ in range(batch)])
+        with torch.autocast(model.device.type, amp, enabled=amp is not None):
+            losses = model([{"image": image, "instances": instances} for _ in range(batch)])
         assert isinstance(losses, dict)
         with stage("backward"):
             torch.stack(list(losses.values())).sum().backward()
