@@ -101,7 +101,7 @@ class MultiScaleDeformableAttention(nn.Module):
         batch, length, dim = query.shape
         width, taken = dim // self.heads, self.levels * self.points
         table = _table(tuple(sizes), self.heads, self.points, query.dtype, query.device)
-        weights = self.attention_weights(query).view(batch, length, self.heads, taken).softmax(-1).flatten(2)
+        weights = softmax(self.attention_weights(query).view(batch, length, self.heads, taken)).flatten(2)
         weight, bias = self.sampling_offsets.weight, self.sampling_offsets.bias
         x, right = _cell(F.linear(query, weight[0::2], bias[0::2]), reference[:, :1], table.width)
         y, down = _cell(F.linear(query, weight[1::2], bias[1::2]), reference[:, 1:], table.height)
@@ -136,6 +136,12 @@ class MultiScaleDeformableAttention(nn.Module):
         return rows.view(-1, dim // self.heads)
 
 
+def softmax(logits: Tensor) -> Tensor:
+    """Over the last dimension, where it is short: PyTorch's own takes five times as long on CPUs."""
+    shares = (logits - logits.detach().amax(-1, keepdim=True)).exp()
+    return shares / shares.sum(-1, keepdim=True)
+
+
 def weighted_rows(index: Tensor, rows: Tensor, shares: Tensor) -> Tensor:
     """Sums ``[N, D]`` of rows of ``[R, D]``, as ``index [N, S]`` names them, each times its share ``[N, S]``."""
     if rows.device.type == "cpu" and torch.is_grad_enabled() and rows.requires_grad:
@@ -164,8 +170,8 @@ class _WeightedRows(torch.autograd.Function):
         values = (shares.flatten().numpy(), index.flatten().numpy(), ends.numpy())
         of_rows = sparse.csr_matrix(values, size).T @ gradient.numpy()
         pattern = torch.sparse_csr_tensor(ends, index.flatten(), torch.zeros_like(shares).flatten(), size)
-        of_shares = torch.sparse.sampled_addmm(pattern, gradient, rows.T, beta=0.0).values()
-        return None, torch.from_numpy(np.ascontiguousarray(of_rows)), of_shares.view_as(shares)
+        torch.sparse.sampled_addmm(pattern, gradient, rows.T, beta=0.0, out=pattern)
+        return None, torch.from_numpy(np.ascontiguousarray(of_rows)), pattern.values().view_as(shares)
 
 
 def _cell(offsets: Tensor, reference: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:

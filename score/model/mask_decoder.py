@@ -110,7 +110,7 @@ class DecoderLayer(nn.Module):
         """
         x = self.cross_norm(x + attend(self.cross_attn, x + query_pos, source + source_pos, source, blocked))
         x = self.self_norm(x + attend(self.self_attn, x + query_pos, x + query_pos, x, apart))
-        return self.ffn_norm(x + self.linear2(F.relu(self.linear1(x))))
+        return self.ffn_norm(x + self.linear2(F.relu_(self.linear1(x))))
 
 
 def attend(

@@ -84,7 +84,9 @@ class PlacesDecoder(nn.Module):
                 f"queries={queries} train_queries={train_queries} pilots={pilots} jitter={jitter} overlap={overlap}: "
                 "needs a query, no negative number, and an overlap in 0 .. 1"
             )
-        self.heat = nn.Sequential(nn.Conv2d(dim, dim, 3, padding=1), nn.ReLU(), nn.Conv2d(dim, len(shares), 1))
+        self.heat = nn.Sequential(
+            nn.Conv2d(dim, dim, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(dim, len(shares), 1)
+        )
         nn.init.constant_(self.heat[-1].bias, RARE)
         self.size_embed = nn.Embedding(len(shares), dim)
         nn.init.zeros_(self.size_embed.weight)

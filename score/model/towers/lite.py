@@ -80,14 +80,15 @@ class LiteTower(Tower):
 
     @torch.no_grad()
     def pyramid(self, images: Tensor) -> dict[str, Tensor]:
-        x = images.to(self.blocks["stem"][0].weight.dtype, memory_format=torch.channels_last)  # twice as fast as planes
+        # channels last, which is twice as fast as planes; mirrored, for the reason that `_load_lite0` states
+        x = images.flip(-2, -1).to(self.blocks["stem"][0].weight.dtype, memory_format=torch.channels_last)
         features = {}
         names = {block: name for name, block in STAGES.items()}
         x = self.blocks["stem"](x)
         for index, block in enumerate(self.blocks["stages"]):
             x = block(x)
             if index in names:
-                features[names[index]] = x.float().contiguous()
+                features[names[index]] = x.flip(-2, -1).float()
         around = F.avg_pool2d(features["res5"], WINDOW, 1, WINDOW // 2, count_include_pad=False)
         size = features["res3"].shape[-2:]
         features["dense"] = torch.cat([resize(m, size) for m in (*(features[n] for n in DENSE), around)], dim=1)
@@ -176,8 +177,12 @@ def _packaged(package: str, name: str) -> Path:
 
 
 def _load_lite0(path: Path) -> nn.ModuleDict:
-    """Lite0's trunk: the packaged file has other names than timm's model, in the same order and shapes."""
-    model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    """Lite0's trunk for mirrored images; its file has other names than timm's model, in the same order and shapes.
+
+    TensorFlow, where it was trained, pads right and bottom more than left and top, which takes a copy of every map; of
+    a map that is mirrored, with mirrored kernels, the same is a convolution's own padding, alike on all sides.
+    """
+    model = timm.create_model("efficientnet_lite0", pretrained=False, bn_eps=1e-3)
     try:
         released = torch.load(path, map_location="cpu", weights_only=True)
         own = model.state_dict()
@@ -188,6 +193,9 @@ def _load_lite0(path: Path) -> nn.ModuleDict:
         reason = str(error).partition("\n")[0].partition(". ")[0]  # PyTorch goes on to advise an unsafe way
         raise WeightsError(f"weights cannot be read: {path} ({reason}); {REINSTALL}") from None
     trunk = nn.ModuleDict({"stem": nn.Sequential(model.conv_stem, model.bn1), "stages": model.blocks})
+    for module in trunk.modules():
+        if isinstance(module, nn.Conv2d):
+            module.weight.data = module.weight.data.flip(-2, -1)
     return _folded(trunk.eval()).to(memory_format=torch.channels_last)
 
 
