@@ -104,6 +104,7 @@ def run(config: DictConfig, command: str) -> None:
     model = model_folder.build(config).to(device)
     started = initialise(model, known.find(config.init)) if config.init and not state else None
     model.vocabulary(model.train_names)  # the text bank in full precision, before any autocast
+    model.lower_towers(runtime.tower_precision(config.runtime.towers, device))
     facts |= {"backbone": model.backbone.identity, "scene": model.scene.identity if model.scene else "off"}
     session = Session(config, model, data, tests, device, facts, state)
     if comm.is_main_process():

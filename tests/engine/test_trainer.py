@@ -21,6 +21,7 @@ from score.engine.checkpoint import read_last
 from score.engine.evaluate import evaluate
 from score.errors import ConfigError, OutputError, ScoreError, WeightsError
 from score.model.score import SCORE
+from score.model.towers.tiny import TinyTower
 from score.weights.folder import load
 from tests.engine.runs import ITERATIONS, run, run_config
 
@@ -251,6 +252,13 @@ def test_what_will_be_trained_is_said_in_80_columns(tmp_path: Path, caplog: pyte
     assert "classes     3: ship, storage_tank, plane" in said
 
 
+def test_frozen_towers_are_lowered_where_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lowered: list[torch.dtype] = []
+    monkeypatch.setattr(TinyTower, "lower", lambda _, dtype: lowered.append(dtype))
+    run(tmp_path, "runtime.towers=bf16")
+    assert lowered == [torch.bfloat16] * 2
+
+
 def test_bfloat16_trains_close_to_full_precision(finished: Path, tmp_path: Path) -> None:
     half = run(tmp_path, "runtime.amp=bf16")
     first, second = (json.loads((path / "metrics.json").read_text().splitlines()[0]) for path in (finished, half))
@@ -264,6 +272,7 @@ def test_bfloat16_trains_close_to_full_precision(finished: Path, tmp_path: Path)
     [
         ("runtime.amp=half", "runtime.amp=half: no such precision"),
         ("runtime.amp=fp16", "runtime.amp=fp16: needs a GPU"),
+        ("runtime.towers=half", "runtime.towers=half: no such precision"),
         ("runtime.device=tpu9", "runtime.device=tpu9: not on this machine"),
         ("runtime.gpus=99", "optim.batch_size=2: not a multiple of 99 processes"),
         ("output=/proc/run", "cannot write to /proc/run"),
