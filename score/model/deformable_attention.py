@@ -24,17 +24,18 @@ class _Table(NamedTuple):
     Attributes:
         rows: of one head.
         starts: the row of each level's first cell.
-        width, height: of the sample's level, ``[samples]``.
+        size: width and height of the sample's level, ``[2, samples]``.
         pitch: rows from a cell to the one below, ``[samples]``.
         start: the row of the first cell of the sample's head and level, ``[samples]``.
+        corners: rows from a cell to itself, to the one on its right, below, and both, ``[4 * samples of one head]``.
     """
 
     rows: int
     starts: list[int]
-    width: Tensor
-    height: Tensor
+    size: Tensor
     pitch: Tensor
     start: Tensor
+    corners: Tensor
 
 
 @kept
@@ -45,10 +46,12 @@ def _table(
     for h, w in sizes:
         starts.append(rows + w + 2)
         rows += (h + 3) * (w + 1) + 1
-    height, width = (torch.tensor(side).repeat_interleave(points).repeat(heads) for side in zip(*sizes, strict=True))
+    height, width = (torch.tensor(side).repeat_interleave(points) for side in zip(*sizes, strict=True))  # of one head
     start = (torch.arange(heads)[:, None] * rows + torch.tensor(starts)).flatten().repeat_interleave(points)
-    pitch = (width + 1).to(device, torch.int32)
-    return _Table(rows, starts, width.to(device, dtype), height.to(device, dtype), pitch, start.to(device, torch.int32))
+    size, pitch = torch.stack([width, height]).repeat(1, heads), width + 1
+    corners = torch.cat([pitch * 0, pitch * 0 + 1, pitch, pitch + 1])
+    integers = (part.to(device, torch.int32) for part in (pitch.repeat(heads), start, corners))
+    return _Table(rows, starts, size.to(device, dtype), *integers)
 
 
 class MultiScaleDeformableAttention(nn.Module):
@@ -99,32 +102,16 @@ class MultiScaleDeformableAttention(nn.Module):
             ``[B, L, D]``.
         """
         batch, length, dim = query.shape
-        width, taken = dim // self.heads, self.levels * self.points
         table = _table(tuple(sizes), self.heads, self.points, query.dtype, query.device)
-        weights = softmax(self.attention_weights(query).view(batch, length, self.heads, taken)).flatten(2)
-        weight, bias = self.sampling_offsets.weight, self.sampling_offsets.bias
-        x, right = _cell(F.linear(query, weight[0::2], bias[0::2]), reference[:, :1], table.width)
-        y, down = _cell(F.linear(query, weight[1::2], bias[1::2]), reference[:, 1:], table.height)
-
-        # Of each sample the four cells around it are rows of a table, so that all heads and levels are one sum of
-        # weighted rows, which is what an embedding bag is.
-        first = torch.addcmul(x, y, table.pitch) + table.start  # [B, L, samples]
-        if batch > 1:
-            first += (torch.arange(batch, device=query.device) * (self.heads * table.rows)).view(-1, 1, 1)
-        last = batch * self.heads * table.rows - 1
-        first.clamp_(0, last - max(w for _, w in sizes) - 2)  # of what is not finite, too
-        below = first + table.pitch
-        lower = down * weights
-        upper = weights - lower
-        lower_right, upper_right = lower * right, upper * right
-        corners = first, first + 1, below, below + 1
-        shares = upper - upper_right, upper_right, lower - lower_right, lower_right
-        output = weighted_rows(
-            torch.stack([part.view(-1, taken) for part in corners], dim=1).flatten(1),
-            self._rows(self.value_proj(value), sizes, table),
-            torch.stack([part.view(-1, taken) for part in shares], dim=1).flatten(1),
-        )  # [B*L*heads, width]
-        return self.output_proj(output.view(batch, length, self.heads * width))
+        rows = self._rows(self.value_proj(value), sizes, table)
+        offsets, weights = self.sampling_offsets, self.attention_weights  # as one product, all x before all y
+        weight = torch.cat([offsets.weight[0::2], offsets.weight[1::2], weights.weight])
+        said = F.linear(query, weight, torch.cat([offsets.bias[0::2], offsets.bias[1::2], weights.bias]))
+        if query.device.type == "cpu" and torch.is_grad_enabled() and (said.requires_grad or rows.requires_grad):
+            output = _Summed.apply(said, rows, reference, table)
+        else:
+            output = _summed(_samples(said, reference, table, len(rows)), rows)
+        return self.output_proj(output.view(batch, length, dim))
 
     def _rows(self, value: Tensor, sizes: Sequence[tuple[int, int]], table: _Table) -> Tensor:
         """Values ``[B, sum of h*w, D]`` of each head, as rows ``[B * heads * rows, D / heads]`` of a table."""
@@ -136,53 +123,111 @@ class MultiScaleDeformableAttention(nn.Module):
         return rows.view(-1, dim // self.heads)
 
 
-def softmax(logits: Tensor) -> Tensor:
-    """Over the last dimension, where it is short: PyTorch's own takes five times as long on CPUs."""
-    shares = (logits - logits.detach().amax(-1, keepdim=True)).exp()
-    return shares / shares.sum(-1, keepdim=True)
+class _Samples(NamedTuple):
+    """What is taken of a table, ``N`` being each image's query and head, ``S`` the samples of all levels.
 
-
-def weighted_rows(index: Tensor, rows: Tensor, shares: Tensor) -> Tensor:
-    """Sums ``[N, D]`` of rows of ``[R, D]``, as ``index [N, S]`` names them, each times its share ``[N, S]``."""
-    if rows.device.type == "cpu" and torch.is_grad_enabled() and rows.requires_grad:
-        return _WeightedRows.apply(index, rows, shares)
-    return F.embedding_bag(index, rows, per_sample_weights=shares, mode="sum")
-
-
-class _WeightedRows(torch.autograd.Function):
-    """The same with a gradient for CPUs: that of an embedding bag sorts all indices, which takes fifty times as long.
-
-    The sums are the product of a sparse matrix and the rows; so are their gradients, of the transposed matrix.
+    Attributes:
+        index: rows of the four cells around each sample, ``[N, 4 * S]``.
+        weights: of samples, ``[N, S]``.
+        right, down: how far each sample is on the way to the cells on its right and below, ``[N, S]``.
+        inside: whether they move with the sample's offset, ``[2, N, S]`` bool; outside all is zero.
     """
 
-    @staticmethod
-    def forward(ctx: Any, index: Tensor, rows: Tensor, shares: Tensor) -> Tensor:
-        """Sum."""
-        ctx.save_for_backward(index, rows, shares)
-        return F.embedding_bag(index, rows, per_sample_weights=shares, mode="sum")
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, Tensor]:
-        """Of rows and shares."""
-        index, rows, shares = ctx.saved_tensors
-        size, gradient = (len(index), len(rows)), gradient.contiguous()
-        ends = torch.arange(0, index.numel() + 1, index.shape[1], dtype=index.dtype)
-        values = (shares.flatten().numpy(), index.flatten().numpy(), ends.numpy())
-        of_rows = sparse.csr_matrix(values, size).T @ gradient.numpy()
-        pattern = torch.sparse_csr_tensor(ends, index.flatten(), torch.zeros_like(shares).flatten(), size)
-        torch.sparse.sampled_addmm(pattern, gradient, rows.T, beta=0.0, out=pattern)
-        return None, torch.from_numpy(np.ascontiguousarray(of_rows)), pattern.values().view_as(shares)
+    index: Tensor
+    weights: Tensor
+    right: Tensor
+    down: Tensor
+    inside: Tensor
 
 
-def _cell(offsets: Tensor, reference: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-    """Along an axis, the cell before each sample ``[B, L, samples]`` and how far it is on the way to the next.
+def _samples(said: Tensor, reference: Tensor, table: _Table, rows: int) -> _Samples:
+    """Where samples are.
+
+    Args:
+        said: ``[B, L, 3 * samples]``: offsets x, offsets y in cells, and logits of weights.
+        reference: ``[L, 2]`` in 0..1.
+        rows: of the table for all images.
+    """
+    batch, taken = len(said), len(table.corners) // 4
+    x, y, logits = said.unflatten(-1, (3, -1)).unbind(-2)  # [B, L, samples]
+    weights = softmax(logits.unflatten(-1, (-1, taken)))
+    x, right, inside_x = _cell(x, reference[:, :1], table.size[0])
+    y, down, inside_y = _cell(y, reference[:, 1:], table.size[1])
+    first = torch.addcmul(x, y, table.pitch) + table.start
+    if batch > 1:
+        first += (torch.arange(batch, device=said.device, dtype=torch.int32) * (rows // batch)).view(-1, 1, 1)
+    first.clamp_(0, rows - 1 - int(table.corners[-1].max()))  # of what is not finite, too
+    index = first.view(-1, taken).repeat(1, 4) + table.corners
+    right, down, weights = (part.reshape(-1, taken) for part in (right, down, weights))
+    return _Samples(index, weights, right, down, torch.stack([inside_x, inside_y]).view(2, -1, taken))
+
+
+def _cell(offsets: Tensor, reference: Tensor, length: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Along an axis, the cell before each sample ``[B, L, samples]``, and on its way to the next: how far; if it moves.
 
     Args:
         offsets: in cells.
         reference: ``[L, 1]`` in 0..1.
         length: of the axis in cells, ``[samples]``.
     """
-    at = torch.addcmul(offsets - 0.5, reference, length)
-    at = torch.minimum(at.clamp(min=-1), length)  # from there on all is zero
+    place = offsets + (reference * length - 0.5)
+    at = torch.clamp(place, torch.full_like(length, -1), length)  # from there on all is zero
     before = at.detach().floor()
-    return before.int(), at - before
+    return before.int(), at - before, at.detach() == place.detach()
+
+
+def softmax(logits: Tensor) -> Tensor:
+    """Over the last dimension, where it is short: PyTorch's own takes five times as long on CPUs."""
+    shares = (logits - logits.detach().amax(-1, keepdim=True)).exp()
+    return shares / shares.sum(-1, keepdim=True)
+
+
+def _summed(samples: _Samples, rows: Tensor) -> Tensor:
+    """Of each ``N`` the sum ``[N, D]`` of rows, four a sample: all heads and levels at once are an embedding bag."""
+    return F.embedding_bag(samples.index, rows, per_sample_weights=_shares(samples), mode="sum")
+
+
+def _shares(samples: _Samples) -> Tensor:
+    """What each row counts, ``[N, 4 * S]``."""
+    lower = samples.down * samples.weights
+    upper = samples.weights - lower
+    lower_right, upper_right = lower * samples.right, upper * samples.right
+    return torch.stack([upper - upper_right, upper_right, lower - lower_right, lower_right], dim=1).flatten(1)
+
+
+class _Summed(torch.autograd.Function):
+    """The same with a gradient for CPUs: that of an embedding bag sorts all indices, which takes fifty times as long.
+
+    The sums are the product of a sparse matrix and the rows; so are their gradients, of the transposed matrix. What
+    leads from there to offsets and weights is written out, for each step that PyTorch finds itself is one more pass.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, said: Tensor, rows: Tensor, reference: Tensor, table: _Table) -> Tensor:
+        """Sum."""
+        samples = _samples(said, reference, table, len(rows))
+        ctx.save_for_backward(rows, *samples)
+        ctx.shape = said.shape
+        return _summed(samples, rows)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        """Of what was said, and of rows."""
+        rows, *rest = ctx.saved_tensors
+        samples = _Samples(*rest)
+        index, weights, right, down, inside = samples
+        flat, shares, gradient = index.flatten(), _shares(samples).flatten(), gradient.contiguous()
+        size = len(index), len(rows)
+        ends = torch.arange(0, index.numel() + 1, index.shape[1], dtype=index.dtype)
+        of_rows = sparse.csr_matrix((shares.numpy(), flat.numpy(), ends.numpy()), size).T @ gradient.numpy()
+        found = torch.sparse_csr_tensor(ends, flat, torch.zeros_like(shares), size)
+        torch.sparse.sampled_addmm(found, gradient, rows.T, beta=0.0, out=found)  # each row's product with the gradient
+        first, second, third, fourth = found.values().view(len(index), 4, -1).unbind(1)
+        above, below = torch.lerp(first, second, right), torch.lerp(third, fourth, right)
+        of_place = torch.stack([torch.lerp(second - first, fourth - third, down), below - above]) * weights
+        of_place *= inside.to(weights.dtype)  # half the time of a product with bits
+        of_weights = torch.lerp(above, below, down) * weights
+        of_logits = torch.addcmul(of_weights, weights, of_weights.sum(-1, keepdim=True), value=-1)
+        batch, length, _ = ctx.shape
+        of_said = torch.cat([part.view(batch, length, -1) for part in (*of_place, of_logits)], dim=-1)
+        return of_said, torch.from_numpy(np.ascontiguousarray(of_rows)), None, None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -41,6 +40,7 @@ class Places(NamedTuple):
         sizes: the class of size of each target, ``[N]`` an image.
         told: the target of each further query, ``[P]`` an image, or empty without any.
         quality: ``[B, F]`` logits of the IoU that each mask of the last head has with its object.
+        heads: how many have masks; the last alone is classified.
     """
 
     heat: Tensor
@@ -49,6 +49,7 @@ class Places(NamedTuple):
     sizes: list[Tensor]
     told: list[Tensor]
     quality: Tensor
+    heads: int
 
 
 class Decoded(NamedTuple):
@@ -59,14 +60,15 @@ class Decoded(NamedTuple):
         quality: ``[B, Q]`` in evaluation, the IoU that each mask is thought to have with an object, 0 for one that is
             not to be shown; None from a decoder that has no opinion.
         places: in training, from a decoder that has them.
-        masks: in training, of every head from first to last: the mask logits ``[N, H/4, W/4]`` of some queries, given
-            the indices of each image's. Only few are compared with a target, and only theirs send gradients back.
+        masks: in training, gives mask logits ``[N, H/4, W/4]`` of some queries of every head from first to last, by the
+            indices of each head's of each image. Only few are compared with a target, and only theirs send gradients
+            back; of all heads at once, for each product with an image's features sends back a map as large as they.
     """
 
     heads: list[Head]
     quality: Tensor | None = None
     places: Places | None = None
-    masks: Sequence[Callable[[Sequence[Tensor]], Tensor]] = ()
+    masks: Callable[[Sequence[Sequence[Tensor]]], list[Tensor]] | None = None
 
 
 class MLP(nn.Sequential):
@@ -127,6 +129,20 @@ def attend(
     )
     seen = None if blocked is None else ~blocked[:, None]
     return attention.out_proj(F.scaled_dot_product_attention(q, k, v, attn_mask=seen).transpose(1, 2).flatten(2))
+
+
+def picked(states: Sequence[Tensor], chosen: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """Of ``[B, Q, D]`` of every head those that are chosen, by head and image: ``[N, D]`` an image, head by head."""
+    return [
+        torch.cat([state[b, indices[b]] for state, indices in zip(states, chosen, strict=True)])
+        for b in range(len(states[0]))
+    ]
+
+
+def by_head(found: Sequence[Tensor], chosen: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """What was found of :func:`picked` ones of each image, as one tensor a head instead, image by image."""
+    parts = [part.split([len(indices[b]) for indices in chosen]) for b, part in enumerate(found)]
+    return [torch.cat(images) for images in zip(*parts, strict=True)]
 
 
 def keys_of(multiscale: Sequence[Tensor], level_embed: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -190,15 +206,15 @@ class MaskDecoder(nn.Module):
             x = layer(x, query_pos, sources[level], positions[level], blocked)
         queries = self.norm(x)
         heads.append(Head(queries, torch.einsum("bqd,bdhw->bqhw", self.mask_embed(queries), mask_features)))
-        again = [partial(self._masks_of, head.queries, mask_features) for head in heads] if every_head else []
-        return Decoded(heads, masks=again)
+        if not every_head:
+            return Decoded(heads)
 
-    def _masks_of(self, queries: Tensor, features: Tensor, chosen: Sequence[Tensor]) -> Tensor:
-        """Mask logits ``[N, h, w]`` of chosen queries of each image."""
-        found = [
-            (self.mask_embed(q[n]) @ maps.flatten(1)) for q, n, maps in zip(queries, chosen, features, strict=True)
-        ]
-        return torch.cat(found).unflatten(1, features.shape[-2:])
+        def masks(chosen: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+            embeds = picked([head.queries for head in heads], chosen)
+            found = [self.mask_embed(q) @ maps.flatten(1) for q, maps in zip(embeds, mask_features, strict=True)]
+            return by_head([logits.unflatten(1, mask_features.shape[-2:]) for logits in found], chosen)
+
+        return Decoded(heads, masks=masks)
 
     @staticmethod
     def _outside(mask_embed: Tensor, features: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from score.errors import ConfigError
-from score.model.mask_decoder import MLP, Decoded, DecoderLayer, Head, Places, blocked_by, keys_of
+from score.model.mask_decoder import MLP, Decoded, DecoderLayer, Head, Places, blocked_by, by_head, keys_of, picked
 from score.model.pixel_decoder import Pixels
 from score.model.position import point_codes
 from score.model.towers.base import resize
@@ -137,8 +136,16 @@ class PlacesDecoder(nn.Module):
         states = self._decode(pixels, at, size, apart)
         last = Head(states[-1], self._masks(states[-1], at, pixels.mask_features, grid))
         quality, _ = self._quality(Head(last.queries[:, :finders], last.mask_logits[:, :finders]))
-        places = Places(heat, at[:, :finders], extents, of_size, told, quality)
-        return Decoded([last], None, places, [partial(self._masks_of, x, at, pixels.mask_features) for x in states])
+        places = Places(heat, at[:, :finders], extents, of_size, told, quality, len(states))
+
+        def masks(chosen: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+            starts = picked([at] * len(states), chosen)
+            images = zip(picked(states, chosen), starts, pixels.mask_features, strict=True)
+            return by_head(
+                [self._masks(q[None], place[None], maps[None], grid)[0] for q, place, maps in images], chosen
+            )
+
+        return Decoded([last], None, places, masks)
 
     def _places(self, heat: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """Where queries start, ``[B, N, 2]``, and the class of size that each looks for, ``[B, N]``."""
@@ -194,13 +201,6 @@ class PlacesDecoder(nn.Module):
             F.grid_sample(level, grid.to(level.dtype), padding_mode="border", align_corners=False)[..., 0]
             for level in maps
         ).transpose(1, 2)  # type: ignore[union-attr]
-
-    def _masks_of(self, queries: Tensor, at: Tensor, features: Tensor, chosen: Sequence[Tensor]) -> Tensor:
-        """Mask logits ``[N, h, w]`` of chosen queries of each image."""
-        size = (features.shape[-2], features.shape[-1])
-        parts = (part.split(1) for part in (queries, at, features))
-        found = [self._masks(q[:, n], a[:, n], maps, size)[0] for n, q, a, maps in zip(chosen, *parts, strict=True)]
-        return torch.cat(found)
 
     def _masks(self, queries: Tensor, at: Tensor, features: Tensor, size: tuple[int, int]) -> Tensor:
         """Mask logits ``[B, Q, h, w]`` on the grid of ``features``; ``size`` is that of stride 4."""

@@ -41,7 +41,7 @@ class PlacesCriterion(SetCriterion):
             these with ``_0``, ``_1``, ... of the others.
         """
         (head,), places = decoded.heads, decoded.places
-        assert places is not None, "this criterion is made for PlacesDecoder"
+        assert places is not None and decoded.masks is not None, "this criterion is made for PlacesDecoder"
         finders = places.at.shape[1]
         masks = head.mask_logits.detach().float()
         # apart, for a context module may let queries see each other, and there are no pilots in evaluation
@@ -64,8 +64,8 @@ class PlacesCriterion(SetCriterion):
         }
         truth = torch.cat([target.masks[n] for n, target in zip(chosen, targets, strict=True)])
         share = 0.5 if places.told else 1.0  # an object has two masks then
-        compared = [masks_of(queries).float() for masks_of in decoded.masks]
-        for index, (bce, dice) in enumerate(self._mask_losses(compared, truth)):
+        compared = decoded.masks([queries] * places.heads)
+        for index, (bce, dice) in enumerate(self._mask_losses([logits.float() for logits in compared], truth)):
             suffix = "" if index == len(compared) - 1 else f"_{index}"
             losses[f"loss_mask{suffix}"] = share * self.mask_weight * bce / count
             losses[f"loss_dice{suffix}"] = share * self.dice_weight * dice / count

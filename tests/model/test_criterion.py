@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from functools import partial
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -38,12 +38,12 @@ def losses_of(
 ) -> dict[str, torch.Tensor]:
     """Losses of class logits and mask logits of every head."""
     made = [Head(logits, masks) for logits, masks in heads]
-    decoded = Decoded(made, masks=[partial(chosen, head.mask_logits) for head in made])
-    return criterion(decoded, lambda head: head.queries, targets)
 
+    def masks_of(chosen: Sequence[Sequence[torch.Tensor]]) -> list[torch.Tensor]:
+        both = zip(made, chosen, strict=True)
+        return [torch.cat([own[n] for own, n in zip(head.mask_logits, queries, strict=True)]) for head, queries in both]
 
-def chosen(masks: torch.Tensor, queries: list[torch.Tensor]) -> torch.Tensor:
-    return torch.cat([own[index] for own, index in zip(masks, queries, strict=True)])
+    return criterion(Decoded(made, masks=masks_of), lambda head: head.queries, targets)
 
 
 def squares(*corners: tuple[int, int]) -> torch.Tensor:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from score.model.deformable_attention import MultiScaleDeformableAttention, weighted_rows
+from score.model import deformable_attention
+from score.model.deformable_attention import MultiScaleDeformableAttention
 
 
 def bilinear(maps: Tensor, x: float, y: float) -> Tensor:
@@ -94,14 +95,23 @@ def test_points_start_equally_weighted_and_offsets_do_not_depend_on_the_query() 
         assert 0.9 * (6 / 32) ** 0.5 < float(projection.weight.detach().abs().max()) <= (6 / 32) ** 0.5
 
 
-def test_weighted_rows_have_the_gradient_of_an_embedding_bag() -> None:
-    generator = torch.Generator().manual_seed(0)
-    index = torch.randint(9, (5, 6), generator=generator, dtype=torch.int32)  # rows more than once, and some never
-    rows, shares = torch.randn(9, 4, generator=generator), torch.rand(5, 6, generator=generator)
-    weights = torch.randn(5, 4, generator=generator)
-    found = []
-    for function in (weighted_rows, lambda i, r, s: F.embedding_bag(i, r, per_sample_weights=s, mode="sum")):
-        inputs = rows.clone().requires_grad_(), shares.clone().requires_grad_()
-        out = function(index, *inputs)
-        found.append([out, *torch.autograd.grad((out * weights).sum(), inputs)])
-    torch.testing.assert_close(*found)
+def test_gradients_on_cpus_are_those_that_pytorch_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    sizes = [(2, 3), (5, 4)]
+    attention = MultiScaleDeformableAttention(dim=8, heads=2, levels=2, points=3)
+    torch.nn.init.normal_(attention.sampling_offsets.weight)  # some samples lie outside
+    torch.nn.init.normal_(attention.attention_weights.weight)
+    query, value, reference, goal = torch.randn(2, 6, 8), torch.randn(2, 26, 8), torch.rand(6, 2), torch.randn(2, 6, 8)
+
+    def gradients() -> list[Tensor]:
+        inputs = [query.clone().requires_grad_(), value.clone().requires_grad_(), *attention.parameters()]
+        return list(torch.autograd.grad((attention(inputs[0], reference, inputs[1], sizes) * goal).sum(), inputs))
+
+    written = gradients()
+    plain = deformable_attention._summed, deformable_attention._samples
+    monkeypatch.setattr(
+        deformable_attention._Summed,
+        "apply",
+        lambda said, rows, at, table: plain[0](plain[1](said, at, table, len(rows)), rows),
+    )
+    torch.testing.assert_close(written, gradients())

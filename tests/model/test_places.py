@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from score.errors import ConfigError
@@ -158,12 +160,12 @@ def test_pilots_are_told_places_and_change_nothing_for_the_others() -> None:
     told, alone = made(maps, wanted), without(maps, wanted)
     assert told.heads[0].mask_logits.shape[:2] == (2, 6)  # four finders and two pilots
     assert [sorted(n.tolist()) for n in told.places.told] == [[0, 1], [0]]
-    assert alone.places.told == [] and len(told.masks) == len(alone.masks) == 4
+    assert alone.places.told == [] and told.places.heads == alone.places.heads == 4
     finders = [torch.tensor([0, 2]), torch.tensor([3])]
-    for with_pilots, plain in zip(told.masks, alone.masks, strict=True):
-        torch.testing.assert_close(with_pilots(finders), plain(finders), rtol=1e-4, atol=1e-4)
+    with_pilots, plain = told.masks([finders] * 4), alone.masks([finders] * 4)
+    torch.testing.assert_close(with_pilots, plain, rtol=1e-4, atol=1e-4)
     whole = told.heads[0].mask_logits
-    torch.testing.assert_close(told.masks[-1](finders), torch.stack([whole[0, 0], whole[0, 2], whole[1, 3]]))
+    torch.testing.assert_close(with_pilots[-1], torch.stack([whole[0, 0], whole[0, 2], whole[1, 3]]))
 
 
 def test_pilots_start_within_their_objects() -> None:
@@ -254,8 +256,11 @@ def perfect(wanted: list[Target], classes: int = 3) -> tuple[Decoded, torch.Tens
         logits[b, torch.arange(len(small)), -1] = -20.0
         logits[b, torch.arange(len(small)), target.classes] = 20.0
     head = Head(decoded.heads[-1].queries, masks)
-    again = lambda queries: torch.cat([own[index] for own, index in zip(masks, queries, strict=True)])  # noqa: E731
-    return Decoded([head], places=decoded.places, masks=[again]), logits
+
+    def again(chosen: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+        return [torch.cat([own[n] for own, n in zip(masks, queries, strict=True)]) for queries in chosen]
+
+    return Decoded([head], places=decoded.places._replace(heads=1), masks=again), logits
 
 
 def test_right_masks_and_classes_cost_little_and_wrong_ones_much() -> None:
