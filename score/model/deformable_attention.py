@@ -23,6 +23,7 @@ class _Table(NamedTuple):
 
     Attributes:
         rows: of one head.
+        reach: rows from a cell to the furthest of its corners, at most.
         starts: the row of each level's first cell.
         size: width and height of the sample's level, ``[2, samples]``.
         pitch: rows from a cell to the one below, ``[samples]``.
@@ -31,6 +32,7 @@ class _Table(NamedTuple):
     """
 
     rows: int
+    reach: int
     starts: list[int]
     size: Tensor
     pitch: Tensor
@@ -51,7 +53,7 @@ def _table(
     size, pitch = torch.stack([width, height]).repeat(1, heads), width + 1
     corners = torch.cat([pitch * 0, pitch * 0 + 1, pitch, pitch + 1])
     integers = (part.to(device, torch.int32) for part in (pitch.repeat(heads), start, corners))
-    return _Table(rows, starts, size.to(device, dtype), *integers)
+    return _Table(rows, max(w for _, w in sizes) + 2, starts, size.to(device, dtype), *integers)
 
 
 class MultiScaleDeformableAttention(nn.Module):
@@ -156,7 +158,7 @@ def _samples(said: Tensor, reference: Tensor, table: _Table, rows: int) -> _Samp
     first = torch.addcmul(x, y, table.pitch) + table.start
     if batch > 1:
         first += (torch.arange(batch, device=said.device, dtype=torch.int32) * (rows // batch)).view(-1, 1, 1)
-    first.clamp_(0, rows - 1 - int(table.corners[-1].max()))  # of what is not finite, too
+    first.clamp_(0, rows - 1 - table.reach)  # of what is not finite, too
     index = first.view(-1, taken).repeat(1, 4) + table.corners
     right, down, weights = (part.reshape(-1, taken) for part in (right, down, weights))
     return _Samples(index, weights, right, down, torch.stack([inside_x, inside_y]).view(2, -1, taken))
