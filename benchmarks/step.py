@@ -63,6 +63,7 @@ class Step:
         self.torch, self.mixing = torch, options.mixing
         self.model = folder.build(config).train()
         self.model.vocabulary(self.model.train_names)
+        self.model.backbone.drop_text()  # as `score train` does
         groups = optim.parameter_groups(self.model, config.optim.weight_decay, config.optim.no_decay)
         self.optimiser = optim.ClippedAdamW(groups, lr=config.optim.lr, clip_norm=config.optim.clip_norm)
         self.average = MovingAverage(self.model, config.optim.ema) if config.optim.ema else None

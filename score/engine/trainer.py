@@ -103,7 +103,9 @@ def run(config: DictConfig, command: str) -> None:
     runtime.seed_everything(config.seed)
     model = model_folder.build(config).to(device)
     started = initialise(model, known.find(config.init)) if config.init and not state else None
-    model.vocabulary(model.train_names)  # the text bank in full precision, before any autocast
+    for words in (model.train_names, *(test.classes for test in tests)):
+        model.vocabulary(words)  # the text bank in full precision, before any autocast
+    model.backbone.drop_text()  # these are all that a run asks for
     model.lower_towers(runtime.tower_precision(config.runtime.towers, device))
     facts |= {"backbone": model.backbone.identity, "scene": model.scene.identity if model.scene else "off"}
     session = Session(config, model, data, tests, device, facts, state)

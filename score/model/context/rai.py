@@ -73,8 +73,20 @@ def farthest(maps: Tensor, kernels: Sequence[int], rows: Tensor, columns: Tensor
     return torch.stack(found, 2)
 
 
+class Dropout(nn.Dropout):
+    """The same draws, of which bits are kept for the gradient, where PyTorch's own keeps two numbers on CPUs."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Drop elements in training."""
+        return torch.native_dropout(input, self.p, True)[0] if self.training else input
+
+
 class Alone(nn.TransformerEncoderLayer):
     """A post-norm block for sequences of one, where attention is its value: queries and keys are never computed."""
+
+    def __init__(self, dim: int, heads: int, feedforward: int, dropout: float) -> None:
+        super().__init__(dim, heads, feedforward, dropout, batch_first=True)
+        self.dropout, self.dropout1, self.dropout2 = Dropout(dropout), Dropout(dropout), Dropout(dropout)
 
     def forward(self, src: Tensor, *_: object, **__: object) -> Tensor:  # type: ignore[override]
         """Map ``[N, 1, E]`` to the same."""
@@ -125,7 +137,7 @@ class RegionAwareIntegration(nn.Module):
         self.tau, self.gumbel_calls, self.sharpness, self.centre = tau, gumbel_calls, sharpness, centre
         self.kernel_logits = nn.Parameter(torch.rand(len(self.kernels)) - 0.5)
         self.weight = nn.Parameter(torch.tensor([float(weight)]))
-        layer = Alone(embed_dim, heads, feedforward, dropout, batch_first=True)
+        layer = Alone(embed_dim, heads, feedforward, dropout)
         self.transformer = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
         for parameter in self.transformer.parameters():
             if parameter.dim() > 1:

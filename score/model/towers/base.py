@@ -9,7 +9,7 @@ Shape shorthand, used in comments throughout ``score.model``:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -119,9 +119,34 @@ def pool_regions(features: Tensor, weights: Tensor) -> Tensor:
     Returns:
         ``[B, Q, D]``; zeros for an empty region.
     """
+    if weights.dtype == torch.bool:
+        return _Pooled.apply(features, weights)
+    return torch.einsum("bdhw,bqhw->bqd", features, _normalised(weights).to(features.dtype))
+
+
+def _normalised(weights: Tensor) -> Tensor:
+    """Weights that sum to 1 over each region, or to 0 over an empty one."""
     weights = weights.float()  # half precision has no 1e-8, and its areas end at 65,504
-    share = weights / (weights.sum(dim=(-2, -1), keepdim=True) + 1e-8)
-    return torch.einsum("bdhw,bqhw->bqd", features, share.to(features.dtype))
+    return weights / (weights.sum(dim=(-2, -1), keepdim=True) + 1e-8)
+
+
+class _Pooled(torch.autograd.Function):
+    """Averages over regions of bits, which keeps these for the gradient, and not the weights made of them."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, inside: Tensor) -> Tensor:
+        """Average."""
+        ctx.save_for_backward(inside)
+        ctx.dtype = features.dtype
+        return torch.einsum("bdhw,bqhw->bqd", features, _normalised(inside).to(features.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """Of the features."""
+        (inside,) = ctx.saved_tensors
+        share = _normalised(inside).to(gradient.dtype).flatten(2)  # [B, Q, h*w]
+        cells = share.transpose(1, 2) @ gradient  # [B, h*w, D], which is channels-last memory
+        return cells.transpose(1, 2).unflatten(2, inside.shape[2:]).to(ctx.dtype), None
 
 
 def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -158,7 +158,7 @@ def test_the_mixture_sends_its_gradient_to_the_maxima() -> None:
 
 def test_a_sequence_of_one_needs_no_queries_and_keys() -> None:
     """With the same dropout of whole heads as the attention of the library has."""
-    ours, theirs = Alone(16, 4, 32, 0.0, batch_first=True), torch.nn.TransformerEncoderLayer(16, 4, 32, 0.0)
+    ours, theirs = Alone(16, 4, 32, 0.0), torch.nn.TransformerEncoderLayer(16, 4, 32, 0.0)
     theirs.load_state_dict(ours.state_dict())
     x = torch.randn(5, 1, 16)
     torch.testing.assert_close(ours(x), theirs(x.transpose(0, 1)).transpose(0, 1))

@@ -38,3 +38,16 @@ def test_a_tower_cannot_be_put_into_training() -> None:
     tower = TinyTower()
     assert isinstance(tower.train(), Tower) and isinstance(tower.train(True), Tower)
     assert not any(module.training for module in tower.modules())
+
+
+def test_pooling_bits_has_the_gradient_of_pooling_weights() -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(2, 3, 4, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+    inside = torch.rand(2, 6, 4, 5, generator=generator) > 0.5
+    inside[0, 2] = False  # an empty region
+    goal = torch.randn(2, 6, 3, generator=generator, dtype=torch.float64)
+    of_bits, of_weights = (
+        torch.autograd.grad((pool_regions(features, weights) * goal).sum(), features)[0]
+        for weights in (inside, inside.double())
+    )
+    torch.testing.assert_close(of_bits, of_weights)
