@@ -14,7 +14,8 @@ import torch
 import yaml
 
 from score.data import catalog
-from score.engine.align import accuracy, collect
+from score.engine.align import accuracy
+from score.engine.regions import collect
 from score.files import shipped
 from score.model.towers.lite import LiteTower
 from score.model.vocabulary import TextEncoder

@@ -1,197 +1,37 @@
 """Learning the ``lite`` tower's projection: regions of images beside the names of their classes.
 
-Features of ground-truth regions are pooled once, at several scales and orientations and with masks a little too large
-or too small; the projection then learns in seconds to send a region's features to its class's text embedding.
+Features of ground-truth regions are pooled once (:mod:`score.engine.regions`); the projection then learns in a minute
+to send a region's features to its class's text embedding.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import logging
 import math
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from detectron2.data import MetadataCatalog
-from detectron2.data import transforms as T
+from safetensors.torch import load_file, save_file
 from timm.data import ImageNetInfo
 from torch import Tensor
 from torch.nn import functional as F
 
 from score.data import catalog
-from score.data.images import read_image
-from score.data.mapper import rasterise
-from score.errors import DataError
-from score.model.towers.base import pool_regions, resize
+from score.engine.regions import Regions, collect
+from score.files import write_whole
 from score.model.towers.lite import LiteTower
 from score.model.towers.projection import Projection
 from score.model.vocabulary import TextEncoder
-
-logger = logging.getLogger(__name__)
-
-STRIDE = 32  # images are padded to its multiples, as the model does
-MASK_STRIDE = 4  # of the mask logits that the model predicts
-
-
-class Regions(NamedTuple):
-    """Pooled features of a dataset's regions.
-
-    Attributes:
-        features: ``[N, D]`` fp16, of the tower's dense map.
-        labels: ``[N]`` int64, indices of ``names``.
-    """
-
-    names: list[str]
-    features: Tensor
-    labels: Tensor
-
-
-class View(NamedTuple):
-    """How an image is looked at.
-
-    Attributes:
-        size: (height, width) that it is resized to, in pixels, multiples of 4.
-        turns: quarter turns, 0 to 3.
-        flip: whether it is mirrored first.
-        grow: pixels at stride 4 by which masks are too large, or too small if negative: -1, 0 or 1.
-    """
-
-    size: tuple[int, int]
-    turns: int = 0
-    flip: bool = False
-    grow: int = 0
-
-
-def collect(
-    tower: LiteTower,
-    dataset: str,
-    *,
-    shortest: int,
-    longest: int = 800,
-    views: int = 0,
-    scale: Sequence[float] = (0.4, 1.6),
-    per_class: int | None = None,
-    seed: int = 0,
-) -> Regions:
-    """Pool the features of a dataset's ground-truth regions.
-
-    Args:
-        shortest: length in pixels that images' shortest edge is resized to.
-        longest: greatest length of their longest edge.
-        views: random views of each image; 0 for one upright view with exact masks, as in evaluation.
-        scale: range of a random view's size, relative to the upright one.
-        per_class: regions of a class at most, chosen at random.
-
-    Returns:
-        The regions. One that covers no position of the dense map is left out of random views; in the upright view it
-        has zero features, as in the model.
-
-    Raises:
-        DataError: there is no such dataset, it has no regions, or an image cannot be read.
-    """
-    rng = np.random.default_rng(seed)
-    chosen = _choose(catalog.load(dataset), per_class, rng)
-    names = list(MetadataCatalog.get(dataset).thing_classes)
-    if not chosen:
-        raise DataError(f"{dataset}: no annotated regions to learn from; give a dataset that has some")
-    features, labels = [], []
-    started = time.perf_counter()
-    for number, (record, items) in enumerate(chosen, start=1):
-        pixels = read_image(record["file_name"], (record["width"], record["height"]))
-        image = torch.from_numpy(pixels).permute(2, 0, 1).float()
-        whole = T.NoOpTransform()
-        masks = np.stack([rasterise(item["segmentation"], whole, pixels.shape[:2]) for item in items])
-        classes = torch.tensor([item["category_id"] for item in items])
-        for view in _views(pixels.shape[:2], shortest, longest, views, scale, rng):
-            pooled, covered = pool_view(tower, image, torch.from_numpy(masks).float(), view)
-            keep = covered if views else torch.ones_like(covered)
-            features.append(pooled[keep].half().cpu())
-            labels.append(classes[keep])
-        if number % 100 == 0 or number == len(chosen):
-            logger.info("%s: %d/%d images, %.0f s", dataset, number, len(chosen), time.perf_counter() - started)
-    return Regions(names, torch.cat(features), torch.cat(labels))
-
-
-def _choose(
-    records: Sequence[dict[str, Any]], per_class: int | None, rng: np.random.Generator
-) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
-    """Images with those of their annotations that are among ``per_class`` random ones of their class."""
-    places: dict[int, list[tuple[int, int]]] = {}
-    for row, record in enumerate(records):
-        for column, item in enumerate(record.get("annotations", ())):
-            if not item.get("iscrowd", 0):
-                places.setdefault(item["category_id"], []).append((row, column))
-    chosen: dict[int, list[int]] = {}
-    for _, found in sorted(places.items()):
-        for index in rng.permutation(len(found))[:per_class]:
-            row, column = found[index]
-            chosen.setdefault(row, []).append(column)
-    return [(records[row], [records[row]["annotations"][c] for c in sorted(chosen[row])]) for row in sorted(chosen)]
-
-
-def _views(
-    shape: tuple[int, int], shortest: int, longest: int, views: int, scale: Sequence[float], rng: np.random.Generator
-) -> list[View]:
-    """The upright view, or random ones."""
-    ratio = min(shortest / min(shape), longest / max(shape))
-
-    def size(factor: float) -> tuple[int, int]:
-        height, width = (max(STRIDE, MASK_STRIDE * round(x * ratio * factor / MASK_STRIDE)) for x in shape)
-        return height, width
-
-    if not views:
-        return [View(size(1.0))]
-    return [
-        View(
-            size(math.exp(rng.uniform(math.log(scale[0]), math.log(scale[1])))),
-            turns=int(rng.integers(4)),
-            flip=bool(rng.integers(2)),
-            grow=int(rng.integers(-1, 2)),
-        )
-        for _ in range(views)
-    ]
-
-
-def pool_view(tower: LiteTower, image: Tensor, masks: Tensor, view: View) -> tuple[Tensor, Tensor]:
-    """Pool regions of one view of an image, with masks on the grid that the model predicts them on.
-
-    Args:
-        image: ``[3, H, W]``, RGB in 0..255.
-        masks: ``[N, H, W]``, 0 or 1.
-
-    Returns:
-        ``[N, D]`` features and ``[N]`` bool: whether the region covers any position of the dense map.
-    """
-    device = next(tower.parameters()).device
-    height, width = view.size
-    grid = (height // MASK_STRIDE, width // MASK_STRIDE)
-
-    def look(planes: Tensor, size: tuple[int, int], stride: int) -> Tensor:
-        planes = F.interpolate(planes.unsqueeze(0).to(device), size=size, mode="bilinear", antialias=True)
-        planes = (planes.flip(-1) if view.flip else planes).rot90(view.turns, (-2, -1))
-        multiple = STRIDE // stride
-        return F.pad(planes, (0, -planes.shape[-1] % multiple, 0, -planes.shape[-2] % multiple))
-
-    mean, std = (torch.tensor(list(v), device=device).view(3, 1, 1) for v in (tower.pixel_mean, tower.pixel_std))
-    normalised = (image.to(device) - mean) / std
-    dense = tower.pyramid(look(normalised, view.size, 1))["dense"]
-    logits = look(masks, grid, MASK_STRIDE) - 0.5  # [1, N, H/4, W/4]
-    if view.grow > 0:
-        logits = F.max_pool2d(logits, 3, 1, 1)
-    elif view.grow < 0:
-        smaller = -F.max_pool2d(-logits, 3, 1, 1)
-        remains = (smaller > 0).flatten(2).any(dim=-1)[..., None, None]
-        logits = torch.where(remains, smaller, logits)
-    regions = resize(logits, dense.shape[-2:]) > 0
-    return pool_regions(dense, regions)[0], regions.flatten(2).any(dim=-1)[0]
+from score.names import normalise, synonyms
 
 
 def learn(
-    parts: Sequence[tuple[Regions, Tensor]],
+    parts: Sequence[tuple[Regions, Sequence[Tensor]]],
     *,
     text_mean: Tensor,
     hidden_dim: int = 512,
@@ -203,35 +43,50 @@ def learn(
     temperature: float = 8.0,
     balance: float = 0.5,
     warmup: int = 50,
+    others: float = 0.3,
     seed: int = 0,
+    start: Projection | None = None,
 ) -> Projection:
-    """Learn a projection by softmax cross-entropy over the class names of each dataset.
+    """Learn a projection by softmax cross-entropy over words for the classes of each dataset.
 
-    A region is compared with the names of its own dataset only, for another's may mean the same (car, small vehicle).
-    A low temperature keeps embeddings of similar classes near each other, which helps words that are not among them.
+    In every step a class is called by one of its words. A region is compared with its own dataset's classes only, for
+    another's may mean the same (car, small vehicle). A low temperature keeps embeddings of similar classes near each
+    other, which helps words that are not among them.
 
     Args:
-        parts: regions with their class embeddings ``[C, E]``, normalised; each dataset is drawn equally often.
+        parts: regions, and for each class ``[S, E]`` normalised embeddings: of its name, then of other words for it.
+            Each dataset is drawn equally often.
         text_mean: ``[E]``, kept in the projection.
         steps, batch_size, lr, weight_decay: of AdamW, with a linear warm-up of ``warmup`` steps and a cosine decay.
         dropout: on the input and the hidden layer.
         temperature: factor between cosine similarity and logits.
         balance: a class is drawn in proportion to its size to the power ``1 - balance``.
+        others: how often a class that has other words is called by one of them.
+        start: a projection to go on from, with its statistics and width; None for a new one.
 
     Returns:
         The projection, in evaluation mode.
     """
     features = torch.cat([regions.features for regions, _ in parts])
-    classes = torch.cat([bank for _, bank in parts])  # [all classes, E]
-    owner = torch.cat([torch.full((len(bank),), index) for index, (_, bank) in enumerate(parts)])
-    offsets = np.cumsum([0, *(len(bank) for _, bank in parts)])
+    words = [rows for _, classes in parts for rows in classes]
+    bank = torch.nn.utils.rnn.pad_sequence(words, batch_first=True)  # [all classes, S, E]
+    called = torch.zeros(bank.shape[:2])  # how often, by each of its words
+    for row, known in zip(called, map(len, words), strict=True):
+        row[1:known] = others / max(known - 1, 1)
+        row[0] = 1.0 - row.sum()
+    owner = torch.cat([torch.full((len(classes),), index) for index, (_, classes) in enumerate(parts)])
+    offsets = np.cumsum([0, *(len(classes) for _, classes in parts)])
     labels = torch.cat([regions.labels + int(offset) for (regions, _), offset in zip(parts, offsets, strict=False)])
     weights = torch.cat([_sampling_weights(regions.labels, balance) for regions, _ in parts])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        projection = Projection(features.shape[1], hidden_dim, classes.shape[1], dropout).train()
-        projection.mean.copy_(features.float().mean(dim=0))
-        projection.std.copy_(features.float().std(dim=0) + 1e-3)
+        width = len(start.hidden.bias) if start else hidden_dim
+        projection = Projection(features.shape[1], width, bank.shape[2], dropout).train()
+        if start:
+            projection.load_state_dict(start.state_dict())
+        else:
+            projection.mean.copy_(features.float().mean(dim=0))
+            projection.std.copy_(features.float().std(dim=0) + 1e-3)
         projection.text_mean.copy_(text_mean)
         projection.scale.fill_(temperature)
         optimizer = torch.optim.AdamW(projection.parameters(), lr, weight_decay=weight_decay)
@@ -240,9 +95,9 @@ def learn(
         )
         for rows in torch.multinomial(weights, steps * batch_size, replacement=True).view(steps, batch_size):
             embeds = F.normalize(projection(features[rows].float()), dim=-1)
-            logits = temperature * embeds @ classes.T
-            others = owner != owner[labels[rows]].unsqueeze(1)  # [batch, all classes]
-            loss = F.cross_entropy(logits.masked_fill(others, -torch.inf), labels[rows])
+            classes = bank[torch.arange(len(bank)), torch.multinomial(called, 1).squeeze(1)]  # [all classes, E]
+            foreign = owner != owner[labels[rows]].unsqueeze(1)  # [batch, all classes]
+            loss = F.cross_entropy((temperature * embeds @ classes.T).masked_fill(foreign, -torch.inf), labels[rows])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -305,29 +160,34 @@ def run(settings: Mapping[str, Any], device: torch.device, made_by: str) -> dict
     catalog.register(Path(settings["paths"]["datasets"]) if settings["paths"]["datasets"] else None)
     for entry in (*settings["train"], *settings["test"]):
         catalog.load(entry["data"])  # all input is checked before any of it is looked at
-    tower = LiteTower(projection="random").to(device)
+    tower = LiteTower(projection=settings["start"]).to(device)
     text_mean = common_component(tower, settings["vocabulary"]["prompts"])
     tower.projection.text_mean.copy_(text_mean)
     encoder = TextEncoder(tower, settings["vocabulary"]["prompts"], cache=None)
-    views, longest = settings["regions"], settings["regions"]["longest"]
+    words = {normalise(name): synonyms(others) for name, others in settings["words"].items()}
     parts = []
     for entry in settings["train"]:
-        regions = collect(tower, entry["data"], shortest=entry["shortest"], seed=settings["seed"], **views)
-        parts.append((regions, _bank(encoder, regions.names)))
-    projection = learn(parts, text_mean=text_mean.cpu(), seed=settings["seed"], **settings["learn"])
+        regions = _pooled(tower, entry, settings["regions"], settings)
+        called = [[*synonyms(name), *words.get(normalise(name), ())] for name in regions.names]
+        parts.append((regions, [encoder(group).embeds.cpu() for group in called]))
+    start = None if settings["start"] == "random" else tower.projection
+    projection = learn(parts, text_mean=text_mean.cpu(), start=start, seed=settings["seed"], **settings["learn"])
     found: dict[str, dict[str, float]] = {}
     for entry in settings["test"]:
-        regions = collect(tower, entry["data"], shortest=entry["shortest"], longest=longest)
-        bank = _bank(encoder, regions.names)
+        regions = _pooled(tower, entry, {"longest": settings["regions"]["longest"]}, settings)
         if not found:
-            calibrate(projection, regions, bank)
-        found[entry["data"]] = accuracy(projection, regions, bank)
-    made = {key: settings[key] for key in ("train", "regions", "learn", "seed")}
+            calibrate(projection, regions, _bank(encoder, regions.names))
+        title = entry["data"]
+        if "names" in entry:
+            title, regions = f"{title} by other names", regions._replace(names=list(entry["names"]))
+        found[title] = accuracy(projection, regions, _bank(encoder, regions.names))
+    made = {key: settings[key] for key in ("train", "regions", "words", "learn", "seed")}
     projection.save(
         Path(settings["output"]),
         {
             "command": made_by,
             "settings": json.dumps(made),
+            "start": tower.identity,
             "accuracy": json.dumps({name: {k: round(v, 3) for k, v in row.items()} for name, row in found.items()}),
             "licence": settings["licence"],
             "vision_sha256": tower.weights["vision"],
@@ -335,6 +195,19 @@ def run(settings: Mapping[str, Any], device: torch.device, made_by: str) -> dict
         },
     )
     return found
+
+
+def _pooled(tower: LiteTower, entry: Mapping[str, Any], how: Mapping[str, Any], settings: Mapping[str, Any]) -> Regions:
+    """:func:`collect` a dataset, or read what the folder ``features`` has of it."""
+    how = {**how, "shortest": entry["shortest"], "seed": settings["seed"]}
+    if not settings["features"]:
+        return collect(tower, entry["data"], **how)
+    facts = json.dumps([how, tower.weights["vision"], catalog.load(entry["data"])], sort_keys=True, default=str)
+    path = Path(settings["features"]) / f"{entry['data']}-{hashlib.sha256(facts.encode()).hexdigest()[:16]}.safetensors"
+    if not path.is_file():
+        _, features, labels = collect(tower, entry["data"], **how)
+        write_whole(path, lambda partial: save_file({"features": features, "labels": labels}, partial))
+    return Regions(list(MetadataCatalog.get(entry["data"]).thing_classes), **load_file(path))
 
 
 def common_component(tower: LiteTower, prompts: Sequence[str]) -> Tensor:

@@ -35,14 +35,15 @@ _KEYS = {  # of all commands; a name that two of them have means the same in bot
     MAYBE_COUNT: """limit evaluation.limit runtime.threads resize.shortest resize.longest input.train.max_instances
         regions.per_class tile tile_size_px workers""",
     FROM_0: """seed runtime.workers pictures evaluation.pictures optim.warmup optim.eval_period input.train.image_pad
-        regions.views learn.warmup zoom""",
+        regions.views regions.crowds learn.warmup zoom""",
     FROM_0._replace(optional=True): "shuffle_vocabulary tile_overlap overlap_px",
     POSITIVE._replace(optional=True): "gsd_m tile_m tolerance_m",
     Number(float, -math.inf, optional=True): "nodata",
     POSITIVE: """optim.lr optim.weight_decay optim.clip_norm optim.warmup_factor min_area min_area_m2 learn.lr
-        learn.weight_decay learn.temperature""",
+        learn.weight_decay learn.temperature regions.around""",
     POSITIVE._replace(many=True): "input.train.scale regions.scale",
-    SHARE: "min_score overlap false_alarms input.train.flip input.train.colour learn.dropout learn.balance",
+    SHARE: """min_score overlap false_alarms input.train.flip input.train.colour learn.dropout learn.balance
+        regions.colour regions.boxes learn.others""",
     MAYBE_SHARE: "score val background ensemble.alpha ensemble.beta optim.ema",
     SHARE._replace(many=True): "alphas betas",
 }
