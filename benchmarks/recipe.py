@@ -28,7 +28,13 @@ from score.weights import folder
 DECODER = "model.network.mask_decoder"
 PARTS = {  # what is left out: the settings that do
     "nothing": (),
-    "places": ("decoder=reference", f"~{DECODER}.train_queries", "model.queries=60", "rai.gumbel_calls=100"),
+    "places": (
+        "decoder=reference",
+        f"~{DECODER}.train_queries",
+        f"~{DECODER}.overlap",
+        "model.queries=60",
+        "rai.gumbel_calls=100",
+    ),
     "sizes": (f"{DECODER}.sizes=[]", f"{DECODER}.shares=[1]"),
     "prior": (f"{DECODER}.prior=false",),
     "pilots": (f"{DECODER}.pilots=0",),

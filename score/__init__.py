@@ -29,6 +29,8 @@ __all__ = ["DISTRIBUTION", "Result", "Segmenter", "__version__", "load_model"]
 
 # detectron2 and fvcore use what torch calls outdated, at every start
 warnings.filterwarnings("ignore", message=r"`torch\.(jit|cuda\.amp)\.", category=FutureWarning)
+# said once by the gradient of deformable attention, which needs no more of it than products of sampled cells
+warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state", category=UserWarning)
 
 
 class _Registers(MetaPathFinder):

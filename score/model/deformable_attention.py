@@ -222,7 +222,7 @@ class _Summed(torch.autograd.Function):
         size = len(index), len(rows)
         ends = torch.arange(0, index.numel() + 1, index.shape[1], dtype=index.dtype)
         of_rows = sparse.csr_matrix((shares.numpy(), flat.numpy(), ends.numpy()), size).T @ gradient.numpy()
-        found = torch.sparse_csr_tensor(ends, flat, torch.zeros_like(shares), size)
+        found = torch.sparse_csr_tensor(ends, flat, torch.zeros_like(shares), size, check_invariants=False)
         torch.sparse.sampled_addmm(found, gradient, rows.T, beta=0.0, out=found)  # each row's product with the gradient
         first, second, third, fourth = found.values().view(len(index), 4, -1).unbind(1)
         above, below = torch.lerp(first, second, right), torch.lerp(third, fourth, right)
