@@ -80,8 +80,7 @@ def profile(
     Returns:
         For each model ``parameters``, ``stages`` (``gflop`` of an image; of a batch ``ms``, ``spread_ms`` that is half
         the range of the middle half, ``floor_ms``, ``peak_mb``), ``images_per_second`` and ``ratio`` to the first, in
-        pairs; beside them ``gflops`` and ``gflops_bf16``,
-        the rates of a matrix product, and ``objects`` of the scene.
+        pairs; beside them ``gflops`` and ``gflops_bf16``, the rates of a matrix product, and ``objects`` of the scene.
     """
     device = next(iter(models.values())).device
     rate, half = (matmul_rate(device, dtype) for dtype in (torch.float32, torch.bfloat16))
@@ -90,7 +89,6 @@ def profile(
     for name, model in models.items():
         costs[name] = Cost(parameters(model))
         runs[name] = _step(model, image, instances, amp) if training else _prediction(model, image, words)
-    first = batches[0]
     first = batches[0]
     for name, run in runs.items():
         cost = costs[name]
@@ -112,8 +110,8 @@ def profile(
             taken = [_seconds(run, batch, device)["whole"] for _ in range(repeats)]
             costs[name].rates[batch] = batch / statistics.median(taken)
     against = next(iter(costs.values())).seconds["whole"]
-    facts = {"size": size, "batch": first, "repeats": repeats, "training": training, "gflops": rate / 1e9}
-    facts["gflops_bf16"] = half / 1e9
+    facts: dict[str, Any] = {"size": size, "batch": first, "repeats": repeats, "training": training}
+    facts |= {"gflops": rate / 1e9, "gflops_bf16": half / 1e9}
     return {**facts, "objects": len(instances), "models": {k: _summary(c, rate, against) for k, c in costs.items()}}
 
 
