@@ -40,15 +40,15 @@ costs() { # NAME SECONDS [KEY=VALUE...]: of the model, with these settings
     step "$name" "$limit" "$python" tools/profile.py "models='$model'" "runtime.device=$device" "output=$out/$name" "$@"
 }
 
-step versions 60 "$python" -c "from score import runtime; print(runtime.versions())"
+step versions 30 "$python" -c "from score import runtime; print(runtime.versions())"
 step equal 90 "$python" -m pytest -q -p no:cacheprovider tests/model/test_device.py tests/model/test_distributed.py
 step train_and_evaluate 100 "$python" tools/train.py experiment=synthetic_demo backbone=tiny scene=tiny \
     "runtime.device=$device" optim.iterations=20 evaluation.limit=20 calibrate=null "output=$work/run"
-costs predict 60 "size=$size" "batches=$batches"
-costs predict_bf16 60 "size=$size" "batches=$batches" runtime.towers=bf16
-costs predict_large 60 "size=$large" batches=[1]
-costs train 60 "size=$size" training=true
-costs train_bf16 60 "size=$size" training=true runtime.towers=bf16 runtime.amp=bf16
+costs predict 45 "size=$size" "batches=$batches"
+costs predict_bf16 45 "size=$size" "batches=$batches" runtime.towers=bf16
+costs predict_large 45 "size=$large" batches=[1]
+costs train 45 "size=$size" training=true
+costs train_bf16 45 "size=$size" training=true runtime.towers=bf16 runtime.amp=bf16
 "$python" - "$out" "${failed[@]}" <<'PYTHON'
 import json, sys
 from pathlib import Path

@@ -161,15 +161,9 @@ def paste(rle: RLE, height: int, width: int) -> RLE:
     (rows, columns), bits = part(rle)
     if rows.start < 0 or columns.start < 0 or rows.stop > height or columns.stop > width:
         return cut(rle, (0, 0, width, height))
-    edges = np.diff(np.pad(bits.T, ((0, 0), (1, 1))).view(np.int8), axis=1)  # [columns, rows + 1]: 1 begins, -1 ends
-    first, last = (
-        (column + columns.start) * height + row + rows.start for column, row in map(np.nonzero, (edges > 0, edges < 0))
-    )
-    apart = first[1:] != last[:-1]  # a run goes on where a column ends and the next begins
-    runs = np.stack([first[np.r_[True, apart]], last[np.r_[apart, True]]], axis=1) if len(first) else first
-    counts = np.diff(np.r_[0, runs.ravel(), height * width]).tolist()
-    counts = counts if counts[-1] else counts[:-1]  # as pycocotools encodes
-    return _rle(coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width))
+    shown = np.zeros((min(columns.stop + 1, width) - columns.start, height), dtype=bool)  # its columns, and one more
+    shown[: bits.shape[1], rows] = bits.T
+    return encode_columns(shown, columns.start, width)
 
 
 def iou(first: Sequence[RLE], second: Sequence[RLE], crowd: Sequence[bool] | None = None) -> NDArray[np.float64]:
