@@ -39,6 +39,7 @@ PARTS = {  # what is left out: the settings that do
     "prior": (f"{DECODER}.prior=false",),
     "pilots": (f"{DECODER}.pilots=0",),
     "turns": ("input.train.turns=false",),
+    "colour": ("input.train.colour=0",),
     "ignore": ("input.train.ignore=false", "input.train.max_instances=40"),
     "average": ("optim.ema=null",),
     "one tower": ("scene=lite",),
