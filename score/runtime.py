@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import logging
@@ -115,6 +116,7 @@ def join_processes(device: str = "auto") -> None:
         torch.cuda.set_device(_local_rank())
     # The main process computes figures while the others wait, hours for a large dataset.
     torch.distributed.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(hours=6))
+    atexit.register(_leave_group)
     if hasattr(comm, "create_local_process_group"):
         comm.create_local_process_group(int(os.environ["LOCAL_WORLD_SIZE"]))
 
@@ -124,8 +126,16 @@ def part_processes() -> bool:
     main = comm.is_main_process()
     if comm.get_world_size() > 1:
         comm.synchronize()
-        torch.distributed.destroy_process_group()
+        _leave_group()
     return main
+
+
+def _leave_group() -> None:
+    """End the group and its threads, for one that frees a tensor while Python shuts down aborts the process."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    comm._get_global_gloo_group.cache_clear()  # detectron2's references, which would keep the threads alive
+    comm._LOCAL_PROCESS_GROUP = None
 
 
 def start_processes(count: int, device: str, function: Callable[..., None], *arguments: Any) -> None:
@@ -140,6 +150,7 @@ def _started(rank: int, count: int, port: int, device: str, function: Callable[.
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}"}
     join_processes(device)
     function(*arguments)
+    part_processes()
 
 
 def _local_rank() -> int:

@@ -49,11 +49,18 @@ def test_a_command_of_one_process_is_not_run_by_several(monkeypatch: pytest.Monk
 @pytest.mark.slow
 def test_started_processes_join_and_part(tmp_path: Path) -> None:
     runtime.start_processes(2, "cpu", report, tmp_path)
-    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"0": "2 1 True", "1": "2 1 False"}
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"0": "2 1 True 0", "1": "2 1 False 0"}
 
 
 def report(folder: Path) -> None:
-    """What a started process writes: how many there were, how many there are after parting, and if it is the main."""
+    """What a started process writes: how many there were and are after parting, if it is the main, threads left."""
     rank, before = comm.get_rank(), comm.get_world_size()
+    comm.gather(rank)
+    assert gloo_threads()
     main = runtime.part_processes()
-    (folder / str(rank)).write_text(f"{before} {comm.get_world_size()} {main}")
+    (folder / str(rank)).write_text(f"{before} {comm.get_world_size()} {main} {gloo_threads()}")
+
+
+def gloo_threads() -> int:
+    """How many threads of this process pass messages; one that is alive when Python shuts down can abort it."""
+    return sum("gloo" in task.read_text() for task in Path("/proc/self/task").glob("*/comm"))

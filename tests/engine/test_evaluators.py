@@ -16,6 +16,7 @@ from detectron2.structures import Instances
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from score import runtime
 from score.engine.evaluators import Evaluator, evaluators
 from score.errors import ConfigError, DataError
 from score.evaluation.semantic import METRICS
@@ -109,8 +110,7 @@ def share(rank: int, folder: str) -> None:
     assert (metrics is None) == (rank > 0)
     if metrics is not None:
         Path(folder, "metrics.json").write_text(json.dumps(metrics))
-    torch.distributed.barrier()  # one that leaves early cuts the other off
-    torch.distributed.destroy_process_group()
+    runtime.part_processes()
 
 
 @pytest.mark.slow
