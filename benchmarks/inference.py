@@ -16,35 +16,14 @@ from collections.abc import Callable
 
 import torch
 from hydra import compose, initialize_config_dir
-from transformers import Mask2FormerConfig
-from transformers.models.mask2former.modeling_mask2former import (
-    Mask2FormerPixelDecoder,
-    Mask2FormerTransformerModule,
-)
 
 from score.app.command import CONFIGS
-from score.model.score import SCORE
 from score.model.towers.base import resize
+from score.studies import peer
 from score.weights import folder
 
 PEER = "transformers' decoders"
 WORDS = ["ship", "plane", "storage tank", "harbor", "bridge", "roundabout"]
-
-
-def peers(model: SCORE, pyramid: dict[str, torch.Tensor]) -> Callable[[], object]:
-    """The transformers library's pixel decoder and mask decoder, of the sizes of ours, on the same pyramid."""
-    decoder = model.mask_decoder
-    config = Mask2FormerConfig(num_queries=decoder.query_feat.num_embeddings, decoder_layers=len(decoder.layers) + 1)
-    maps = [pyramid[name] for name in ("res2", "res3", "res4", "res5")]
-    pixel = Mask2FormerPixelDecoder(config, [part.shape[1] for part in maps]).eval()
-    torch.nn.init.normal_(pixel.level_embed)  # left as it was in memory; the library's models set it
-    masks = Mask2FormerTransformerModule(config.feature_size, config).eval()
-
-    def run() -> object:
-        pixels = pixel(maps, output_hidden_states=False, return_dict=True)
-        return masks(multi_scale_features=pixels.multi_scale_features, mask_features=pixels.mask_features)
-
-    return run
 
 
 @torch.inference_mode()
@@ -73,6 +52,9 @@ def main() -> None:
     regions = model.look(images)
     chances = model.ensemble(*model.ask(regions, vocabulary)[1:], vocabulary.seen)[0]
 
+    library = peer.decoders(model, pyramid)
+    assert library, "the published decoders' sizes are the library's"
+
     def select(items: list[dict]) -> object:
         return model._result(regions, 0, chances, items[0], "rle", False)
 
@@ -84,7 +66,7 @@ def main() -> None:
         "class embedding": lambda: model._class_embed(head, pixels, scene),
         "selection": lambda: select(images),
         "selection, 4000 x 4000": lambda: select(large),
-        PEER: peers(model, pyramid),
+        PEER: lambda: library(pyramid),
     }
     clock = time.process_time if options.threads == 1 else time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in parts}

@@ -23,6 +23,7 @@ from score import masks
 from score.data.synthetic.generate import render
 from score.model.score import SCORE
 from score.model.stages import OBSERVERS, stage
+from score.studies import peer
 
 PARTS = {  # of the model, by the stage that runs them
     "backbone": ("backbone",),
@@ -47,6 +48,7 @@ class Cost:
         seconds: of each stage and of ``whole``, one figure a repeat.
         peaks: bytes that a stage and ``whole`` held at most, over what was held before; empty where it cannot be told.
         rates: images a second, by batch size.
+        beside: seconds of the library's decoders, one figure a repeat; empty where it has no equal.
     """
 
     parameters: dict[str, int]
@@ -54,6 +56,7 @@ class Cost:
     seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     peaks: dict[str, float] = field(default_factory=dict)
     rates: dict[int, float] = field(default_factory=dict)
+    beside: list[float] = field(default_factory=list)
 
 
 def profile(
@@ -80,15 +83,17 @@ def profile(
     Returns:
         For each model ``parameters``, ``stages`` (``gflop`` of an image; of a batch ``ms``, ``spread_ms`` that is half
         the range of the middle half, ``floor_ms``, ``peak_mb``), ``images_per_second`` and ``ratio`` to the first, in
-        pairs; beside them ``gflops`` and ``gflops_bf16``, the rates of a matrix product, and ``objects`` of the scene.
+        pairs; ``decoders_to_library``, the time of both decoders to that of the transformers library's, in pairs, or
+        None; beside them ``gflops`` and ``gflops_bf16``, the rates of a matrix product, and ``objects`` of the scene.
     """
     device = next(iter(models.values())).device
     rate, half = (matmul_rate(device, dtype) for dtype in (torch.float32, torch.bfloat16))
     image, instances = scene(size)
-    costs, runs = {}, {}
+    costs, runs, library = {}, {}, {}
     for name, model in models.items():
         costs[name] = Cost(parameters(model))
         runs[name] = _step(model, image, instances, amp) if training else _prediction(model, image, words)
+        library[name] = None if training else _library(model, image, batches[0])
     first = batches[0]
     for name, run in runs.items():
         cost = costs[name]
@@ -96,6 +101,8 @@ def profile(
             run(first)
         with observed(counted(cost.flops)), counted(cost.flops)("whole"):
             run(1)
+        if decoders := library[name]:
+            decoders(first)
         with observed(weighed(cost.peaks, device)):
             run(first)
         with weighed(cost.peaks, device)("whole"):  # apart: each stage starts its own peak
@@ -104,6 +111,8 @@ def profile(
         for name, run in runs.items():
             for part, seconds in _seconds(run, first, device).items():
                 costs[name].seconds[part].append(seconds)
+            if decoders := library[name]:
+                costs[name].beside.append(_seconds(decoders, first, device)["whole"])
     for name, run in runs.items():
         for batch in batches:
             run(batch)
@@ -137,12 +146,14 @@ def table(result: Mapping[str, Any]) -> str:
             ]
             for part, row in model["stages"].items()
         ]
+        share = model["decoders_to_library"]
         heads = ["", "parameters", "GFLOP", "ms", "floor", "MB"]
         rates = ", ".join(f"{value:.2f} in batches of {batch}" for batch, value in model["images_per_second"].items())
         lines.append(
             f"### {name}\n\n{tabulate(rows, heads, 'github', disable_numparse=True)}\n\n"
             f"{parts['whole'] / 1e6:.1f} M parameters, {parts['trained'] / 1e6:.1f} M of them trained. "
             f"Images a second: {rates}. Time to the first model's, in pairs: {model['ratio']:.2f}."
+            + (f" The decoders' time to the transformers library's: {share:.2f}." if share else "")
         )
     return "\n\n".join(lines) + "\n"
 
@@ -188,6 +199,20 @@ def _prediction(model: SCORE, image: torch.Tensor, words: Sequence[str]) -> Call
     return run
 
 
+def _library(model: SCORE, image: torch.Tensor, batch: int) -> Callable[[int], object] | None:
+    """The library's decoders on the pyramid of a batch, or None where it has no equal."""
+    with torch.no_grad():
+        pyramid, _ = model._towers(model._images([{"image": image}] * batch).tensor)
+    if (library := peer.decoders(model, pyramid)) is None:
+        return None
+
+    @torch.no_grad()
+    def run(_: int) -> object:
+        return library(pyramid)
+
+    return run
+
+
 def _step(model: SCORE, image: torch.Tensor, instances: Instances, amp: torch.dtype | None) -> Callable[[int], object]:
     model.train()
     model.vocabulary(model.train_names)
@@ -221,11 +246,14 @@ def _summary(cost: Cost, rate: float, against: Sequence[float]) -> dict[str, Any
             "peak_mb": None if peak is None else peak / 1e6,
         }
     pairs = [own / other for own, other in zip(cost.seconds["whole"], against, strict=True)]
+    ours = zip(cost.seconds.get("pixel decoder", []), cost.seconds.get("mask decoder", []), strict=True)
+    beside = [(pixel + mask) / other for (pixel, mask), other in zip(ours, cost.beside, strict=False)]
     return {
         "parameters": cost.parameters,
         "stages": stages,
         "images_per_second": cost.rates,
         "ratio": statistics.median(pairs),
+        "decoders_to_library": statistics.median(beside) if beside else None,
     }
 
 

@@ -9,9 +9,10 @@ import torch
 
 from score.model.score import SCORE
 from score.model.stages import OBSERVERS, stage
+from score.studies import peer
 from score.studies import profile as costs
 from score.weights import folder
-from tests.tiny_model import tiny_folder
+from tests.tiny_model import tiny_folder, tiny_model
 
 STAGES = ["backbone", "scene tower", "pixel decoder", "mask decoder", "regions", "classes", "instances", "whole"]
 
@@ -33,9 +34,26 @@ def test_every_stage_is_counted_timed_and_weighed(models: dict[str, SCORE]) -> N
         assert all(0 < row["ms"] < whole["ms"] for row in parts)
         assert all(row["peak_mb"] >= 0 for row in model["stages"].values())
         assert list(model["images_per_second"]) == [2, 1]
+        assert 0 < model["decoders_to_library"] < 10
     assert result["models"]["first"]["ratio"] == 1
+    assert "decoders' time to the transformers library's: " in costs.table(result)
     assert result["batch"] == 2 and result["objects"] >= 3
     assert not OBSERVERS
+
+
+def test_the_librarys_decoders_are_of_the_same_size(models: dict[str, SCORE]) -> None:
+    model = models["first"]
+    pyramid, _ = model._towers(model._images([{"image": torch.zeros(3, 64, 64, dtype=torch.uint8)}]).tensor)
+    library = peer.decoders(model, pyramid)
+    assert library is not None
+    for own, other in ((model.pixel_decoder, library.pixel_decoder), (model.mask_decoder, library.mask_decoder)):
+        assert sum(p.numel() for p in own.parameters()) == sum(p.numel() for p in other.parameters())
+    masks = library(pyramid).masks_queries_logits
+    assert [part.shape for part in masks] == [
+        model.mask_decoder(model.pixel_decoder(pyramid)).heads[0].mask_logits.shape
+    ] * 2
+    places, _ = tiny_model(["ship"], "decoder=places")
+    assert peer.decoders(places, pyramid) is None
 
 
 def test_operations_are_those_of_an_image_and_grow_with_it(models: dict[str, SCORE]) -> None:
