@@ -41,7 +41,8 @@ costs() { # NAME SECONDS [KEY=VALUE...]: of the model, with these settings
 }
 
 step versions 30 "$python" -c "from score import runtime; print(runtime.versions())"
-step equal 90 "$python" -m pytest -q -p no:cacheprovider tests/model/test_device.py tests/model/test_distributed.py
+step equal 90 "$python" -m pytest -q -p no:cacheprovider tests/model/test_device.py tests/model/test_distributed.py \
+    tests/model/test_deformable_attention.py
 step train_and_evaluate 100 "$python" tools/train.py experiment=synthetic_demo backbone=tiny scene=tiny \
     "runtime.device=$device" optim.iterations=20 evaluation.limit=20 calibrate=null "output=$work/run"
 costs predict 45 "size=$size" "batches=$batches"

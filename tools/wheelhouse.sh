@@ -48,6 +48,7 @@ pip wheel --no-deps --wheel-dir "$work/made" . fvcore iopath "antlr4-python3-run
 echo "choosing versions for Python $python and torch $torch"
 echo "$(ls "$work"/made/score_segmenter-*.whl)[lite]" >"$work/required"
 ls "$work"/made/detectron2-*.whl >>"$work/required"
+case $python in 3.12 | 3.13) echo "deformops>=3.0" >>"$work/required" ;; esac # as the extra `kernels`
 pip install --dry-run --ignore-installed --target "$work/none" --report "$work/report.json" "${target[@]}" \
     --find-links "$work/made" -r "$work/required" "torch==$torch" "setuptools>=77" wheel ||
     failed "no set of versions fits Python $python and torch $torch"

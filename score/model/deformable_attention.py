@@ -1,9 +1,13 @@
-"""Multi-scale deformable attention in plain PyTorch (Zhu et al., Deformable DETR, ICLR 2021): no compiled operator."""
+"""Multi-scale deformable attention in plain PyTorch (Zhu et al., Deformable DETR, ICLR 2021): no compiled operator.
+
+On a GPU a kernel of the library deformops takes its place, where that is installed.
+"""
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,6 +60,24 @@ def _table(
     return _Table(rows, max(w for _, w in sizes) + 2, starts, size.to(device, dtype), *integers)
 
 
+@functools.cache
+def _kernel() -> Callable[..., Tensor] | None:
+    """The library deformops' operator, a kernel for GPUs in Triton, where it is installed."""
+    try:
+        from deformops.registry import msda
+    except ImportError:
+        return None
+    return msda  # type: ignore[no-any-return]
+
+
+@kept
+def _levels(sizes: tuple[tuple[int, int], ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Sizes ``[levels, 2]``, and how many cells lie before each level, ``[levels]``."""
+    shapes = torch.tensor(sizes)
+    cells = shapes.prod(1)
+    return shapes.to(device), (cells.cumsum(0) - cells).to(device)
+
+
 class MultiScaleDeformableAttention(nn.Module):
     """Each query samples a few learned positions on every level and sums what it finds there.
 
@@ -103,6 +125,8 @@ class MultiScaleDeformableAttention(nn.Module):
         Returns:
             ``[B, L, D]``.
         """
+        if query.is_cuda and (kernel := _kernel()) is not None:
+            return self.output_proj(kernel(*self._operands(query, reference, value, sizes), method="softmax"))
         batch, length, dim = query.shape
         table = _table(tuple(sizes), self.heads, self.points, query.dtype, query.device)
         rows = self._rows(self.value_proj(value), sizes, table)
@@ -114,6 +138,21 @@ class MultiScaleDeformableAttention(nn.Module):
         else:
             output = _summed(_samples(said, reference, table, len(rows)), rows)
         return self.output_proj(output.view(batch, length, dim))
+
+    def _operands(
+        self, query: Tensor, reference: Tensor, value: Tensor, sizes: Sequence[tuple[int, int]]
+    ) -> tuple[Tensor, ...]:
+        """What a kernel takes of :meth:`forward`'s arguments.
+
+        Returns:
+            values ``[B, sum of h*w, heads, D / heads]``, ``(h, w)`` of levels and where they start, places ``[B, L,
+            heads, levels, points, 2]`` (x, y) in 0..1, and logits of weights ``[B, L, heads, levels * points]``.
+        """
+        shapes, starts = _levels(tuple(sizes), query.device)
+        offsets = self.sampling_offsets(query).unflatten(-1, (self.heads, self.levels, self.points, 2))  # in cells
+        places = reference[:, None, None, None] + offsets / shapes.flip(1)[:, None]
+        logits = self.attention_weights(query).unflatten(-1, (self.heads, -1))
+        return self.value_proj(value).unflatten(-1, (self.heads, -1)), shapes, starts, places, logits
 
     def _rows(self, value: Tensor, sizes: Sequence[tuple[int, int]], table: _Table) -> Tensor:
         """Values ``[B, sum of h*w, D]`` of each head, as rows ``[B * heads * rows, D / heads]`` of a table."""

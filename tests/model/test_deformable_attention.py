@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from torch import Tensor
+from transformers.models.mask2former.modeling_mask2former import multi_scale_deformable_attention
 
 from score.model import deformable_attention
 from score.model.deformable_attention import MultiScaleDeformableAttention
@@ -59,6 +62,34 @@ def test_gradients_are_those_of_its_definition() -> None:
     query, value = torch.randn(2, 3, 4).double().requires_grad_(), torch.randn(2, 12, 4).double().requires_grad_()
     reference = torch.rand(3, 2).double()
     assert torch.autograd.gradcheck(lambda q, v: attention(q, reference, v, sizes), (query, value))
+
+
+def operands() -> tuple[Tensor, tuple[Tensor, ...]]:
+    """What attention returns before its last projection, and what a kernel would be given."""
+    torch.manual_seed(0)
+    sizes = [(2, 3), (3, 5), (4, 4)]
+    attention = MultiScaleDeformableAttention(dim=16, heads=2, levels=3, points=4)
+    torch.nn.init.normal_(attention.sampling_offsets.weight, std=0.3)
+    torch.nn.init.normal_(attention.attention_weights.weight)
+    attention.output_proj = torch.nn.Identity()
+    taken = torch.randn(2, 5, 16), torch.rand(5, 2), torch.randn(2, sum(h * w for h, w in sizes), 16), sizes
+    return attention(*taken), attention._operands(*taken)
+
+
+def test_a_kernel_is_given_what_it_takes() -> None:
+    """By the plain function of the transformers library, whose operands are those of all kernels."""
+    expected, (value, shapes, starts, places, logits) = operands()
+    weights = logits.softmax(-1).unflatten(-1, places.shape[3:5])
+    found = multi_scale_deformable_attention(value, shapes.tolist(), places, weights)
+    torch.testing.assert_close(found, expected)
+    assert starts.tolist() == [0, 6, 21]
+
+
+def test_the_kernels_library_takes_it() -> None:
+    registry = pytest.importorskip("deformops.registry", reason="the library needs Python 3.12")
+    expected, taken = operands()
+    taken = tuple(part.to(os.environ.get("SCORE_TEST_DEVICE", "cpu")) for part in taken)  # it has code for CPUs, too
+    torch.testing.assert_close(registry.msda(*taken, method="softmax").cpu(), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_what_is_not_finite_is_not_hidden() -> None:
