@@ -48,7 +48,6 @@ pip wheel --no-deps --wheel-dir "$work/made" . fvcore iopath "antlr4-python3-run
 echo "choosing versions for Python $python and torch $torch"
 echo "$(ls "$work"/made/score_segmenter-*.whl)[lite]" >"$work/required"
 ls "$work"/made/detectron2-*.whl >>"$work/required"
-case $python in 3.12 | 3.13) echo "deformops>=3.0" >>"$work/required" ;; esac # as the extra `kernels`
 pip install --dry-run --ignore-installed --target "$work/none" --report "$work/report.json" "${target[@]}" \
     --find-links "$work/made" -r "$work/required" "torch==$torch" "setuptools>=77" wheel ||
     failed "no set of versions fits Python $python and torch $torch"
@@ -69,6 +68,11 @@ for item in json.loads(Path(sys.argv[1]).read_text())["install"]:
     if name not in there | {"torch", "triton"} and not name.startswith(("nvidia-", "cuda-")):
         print(f"{name}=={version}")
 PYTHON
+
+# The extra `kernels`, for the Pythons and from the torch on that it is made for; by itself, for its own marker is read here.
+if [[ $python =~ ^3\.1[23]$ ]] && printf '%s\n' 2.11 "$torch" | sort -VC; then
+    echo "deformops>=3.0" >>"$work/wanted"
+fi
 
 echo "fetching $(wc -l <"$work/wanted") wheels"
 pip download --no-deps --dest "$folder.partial" "${target[@]}" --find-links "$work/made" -r "$work/wanted" ||
