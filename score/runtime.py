@@ -52,7 +52,7 @@ def select_device(name: str = "auto", threads: int | None = None) -> torch.devic
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise ConfigError(f"runtime.device={name}: not on this machine; use auto, cpu or cuda") from error
     if device.type == "cuda":
         torch.cuda.set_device(device)

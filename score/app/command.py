@@ -28,6 +28,8 @@ from score.files import not_installed, shipped
 
 CONFIGS = shipped("configs")
 LISTS = ("area", "bands", "stretch")  # take numbers in a list, and text where they are none
+MANY = ("data", "images", "models", "runs", "vocabulary")  # take one or several, of text or of settings
+NULLS = ("picture", "stretch")  # may be null, though their files have text
 _REFERENCE = re.compile(r"\$\{[\w.]+\}$")  # to another setting: of that one's kind
 TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
@@ -134,8 +136,11 @@ def _check_kinds(settings: DictConfig, defaults: dict[str, Any], parent: str = "
             raise ConfigError(f"{key}={value}: it takes true or false")
         elif key in LISTS and isinstance(value, ListConfig):
             continue
-        elif (text := _text(value, typed.get(key))) != value and _is_text(key, default):
-            settings[own] = text
+        elif _is_text(key, default):
+            if (text := _text(value, typed.get(key))) != value:
+                settings[own] = text
+            if isinstance(default, str) and not _is_given(key, default, text):
+                raise ConfigError(f"{key}={'null' if text is None else text}: give one value, as in {key}=VALUE")
 
 
 def _is_text(key: str, default: object) -> bool:
@@ -144,6 +149,13 @@ def _is_text(key: str, default: object) -> bool:
 
         return key not in NUMBERS
     return isinstance(default, str) and not _REFERENCE.match(default)
+
+
+def _is_given(key: str, default: str, value: Any) -> bool:
+    """Whether a setting whose file has text holds text, or what else it takes."""
+    if value is None:
+        return key in NULLS or default.startswith("${oc.")  # of the environment, which may have none
+    return isinstance(value, str) or (key in MANY and None not in value)
 
 
 def _text(value: Any, typed: str | None = None) -> Any:

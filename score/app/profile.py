@@ -15,6 +15,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from score.app.command import CONFIGS, command, plain, typed
+from score.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
@@ -24,18 +25,20 @@ if TYPE_CHECKING:
 
 @command("commands/profile")
 def main(config: DictConfig) -> None:
-
     from score import runtime
     from score.engine import checks
     from score.files import check_writable, save_json, write_text
     from score.studies import profile as costs
 
-    checks.check_numbers(config, size=checks.COUNT, batches=checks.COUNT._replace(many=True), repeats=checks.COUNT)
+    checks.check_numbers(config, size=costs.SIZE, batches=checks.COUNT._replace(many=True), repeats=checks.COUNT)
     settings = plain(config)
     output = Path(config.output)
     check_writable(output)
+    runtime.log_to_stdout()
     device = runtime.select_device(config.runtime.device, config.runtime.threads)
     names = settings["models"] if isinstance(settings["models"], list) else [settings["models"]]
+    if not names or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"models={names}: give a model folder, a known model, or settings of score train, or a list")
     towers = runtime.tower_precision(settings["runtime"]["towers"], device)
     amp = checks.precision(settings["runtime"]["amp"], device)
     models = {name: _model(name, device) for name in names}
@@ -62,9 +65,13 @@ def _model(name: str, device: torch.device) -> SCORE:
 
     if "=" not in name:
         return folder.load(known.find(name), device)[0]
+    try:
+        settings = shlex.split(name)
+    except ValueError as error:
+        raise ConfigError(f"models={name}: not readable ({error}); write it as for score train") from error
     GlobalHydra.instance().clear()  # this command's own settings have been read
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = hydra.compose("config", ["weights=random", "paths.cache=null", *shlex.split(name)])
+        config = hydra.compose("config", ["weights=random", "paths.cache=null", *settings])
     OmegaConf.set_struct(config, False)
     dataset, _, _ = config.data.train.rpartition("_")
     config.model.train_names = list(catalog.register()[dataset].classes)

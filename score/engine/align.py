@@ -16,14 +16,17 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.data import MetadataCatalog
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from timm.data import ImageNetInfo
 from torch import Tensor
 from torch.nn import functional as F
 
 from score.data import catalog
+from score.engine.checks import COUNT, check_number
 from score.engine.regions import Regions, collect
-from score.files import write_whole
+from score.errors import ConfigError, OutputError
+from score.files import check_writable, write_whole
 from score.model.towers.lite import LiteTower
 from score.model.towers.projection import Projection
 from score.model.vocabulary import TextEncoder
@@ -91,7 +94,7 @@ def learn(
         projection.scale.fill_(temperature)
         optimizer = torch.optim.AdamW(projection.parameters(), lr, weight_decay=weight_decay)
         schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda t: min(1.0, (t + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * t / steps))
+            optimizer, lambda t: min(1.0, (t + 1) / max(1, warmup)) * 0.5 * (1 + math.cos(math.pi * t / steps))
         )
         for rows in torch.multinomial(weights, steps * batch_size, replacement=True).view(steps, batch_size):
             embeds = F.normalize(projection(features[rows].float()), dim=-1)
@@ -154,12 +157,19 @@ def run(settings: Mapping[str, Any], device: torch.device, made_by: str) -> dict
         Accuracy by class, by test dataset.
 
     Raises:
+        ConfigError: a dataset or other words that make no sense.
         DataError: a dataset is missing or has no regions.
-        OutputError: the file cannot be written.
+        OutputError: the file cannot be written, or kept features are damaged.
     """
+    _check(settings)
     catalog.register(Path(settings["paths"]["datasets"]) if settings["paths"]["datasets"] else None)
     for entry in (*settings["train"], *settings["test"]):
         catalog.load(entry["data"])  # all input is checked before any of it is looked at
+        classes = MetadataCatalog.get(entry["data"]).thing_classes
+        if len(entry.get("names", classes)) != len(classes):
+            raise ConfigError(
+                f"test: {len(entry['names'])} names of {entry['data']}, which has {len(classes)}: {classes}"
+            )
     tower = LiteTower(projection=settings["start"]).to(device)
     text_mean = common_component(tower, settings["vocabulary"]["prompts"])
     tower.projection.text_mean.copy_(text_mean)
@@ -197,6 +207,25 @@ def run(settings: Mapping[str, Any], device: torch.device, made_by: str) -> dict
     return found
 
 
+def _check(settings: Mapping[str, Any]) -> None:
+    """Refuse, before a quarter of an hour is spent, what could not be learned from or written in the end."""
+    output, features = Path(settings["output"]), settings["features"]
+    if output.is_dir():
+        raise OutputError(f"output={output}: a folder; give a file, as in output={output / 'projection.safetensors'}")
+    if features:
+        check_writable(Path(features))
+    if not settings["train"]:
+        raise ConfigError("train=[]: nothing to learn from; give a dataset, as in train=[{data: NAME, shortest: 512}]")
+    for key, entry in [("train", each) for each in settings["train"]] + [("test", each) for each in settings["test"]]:
+        optional = {"names"} if key == "test" else set()
+        if not isinstance(entry, Mapping) or entry.keys() - optional != {"data", "shortest"}:
+            raise ConfigError(f"{key}={entry}: no dataset with its size, as in {key}=[{{data: NAME, shortest: 512}}]")
+        check_number(f"{key}: shortest", entry["shortest"], COUNT)
+    for name, others in settings["words"].items():
+        if not isinstance(others, str):
+            raise ConfigError(f"words.{name}={others}: not words; give text, with commas between them")
+
+
 def _pooled(tower: LiteTower, entry: Mapping[str, Any], how: Mapping[str, Any], settings: Mapping[str, Any]) -> Regions:
     """:func:`collect` a dataset, or read what the folder ``features`` has of it."""
     how = {**how, "shortest": entry["shortest"], "seed": settings["seed"]}
@@ -207,7 +236,10 @@ def _pooled(tower: LiteTower, entry: Mapping[str, Any], how: Mapping[str, Any], 
     if not path.is_file():
         _, features, labels = collect(tower, entry["data"], **how)
         write_whole(path, lambda partial: save_file({"features": features, "labels": labels}, partial))
-    return Regions(list(MetadataCatalog.get(entry["data"]).thing_classes), **load_file(path))
+    try:
+        return Regions(list(MetadataCatalog.get(entry["data"]).thing_classes), **load_file(path))
+    except (SafetensorError, TypeError) as error:
+        raise OutputError(f"{path}: damaged ({error}); delete it, and it is made anew") from error
 
 
 def common_component(tower: LiteTower, prompts: Sequence[str]) -> Tensor:

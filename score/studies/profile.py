@@ -21,6 +21,7 @@ from torch.utils.flop_counter import flop_registry
 
 from score import masks
 from score.data.synthetic.generate import render
+from score.engine.checks import Number
 from score.model.score import SCORE
 from score.model.stages import OBSERVERS, stage
 from score.studies import peer
@@ -33,6 +34,7 @@ PARTS = {  # of the model, by the stage that runs them
     "regions": ("class_embedding", "rai"),
     "classes": ("classifier", "gca"),
 }
+SIZE = Number(int, 32, 4096)  # of a picture: on a smaller one drawing does not end, a larger one takes gigabytes
 MATMUL = 1024  # side of the matrices whose product is timed
 AMP = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 WORDS = ("ship", "storage tank", "airplane", "tennis court", "solar farm")

@@ -87,6 +87,12 @@ def test_the_folders_of_a_run_may_be_numbers(call: Call, tmp_path: Path) -> None
         ("per_class=2", "per_class=2: it takes true or false"),
         ("overrides=x", "overrides=x: it takes a list"),
         ("runtime.threads=two", "runtime.threads=two: not a whole number"),
+        ("runtime.device=null", "runtime.device=null: give one value"),
+        ("model=null", "model=null: give one value"),
+        ("model=[model]", "model=['model']: give one value"),
+        ("output=null", "output=null: give one value"),
+        ("vocabulary=null", "vocabulary=null: give one value"),
+        ("images=[data/images,null]", "images=['data/images', None]: give one value"),
     ],
 )
 def test_a_value_of_another_kind_is_one_line(call: Call, tmp_path: Path, change: str, line: str) -> None:

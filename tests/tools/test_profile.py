@@ -26,7 +26,18 @@ def test_folders_and_settings_are_compared(call: Call, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "word", ["size=0", "batches=[1,0]", "repeats=none", "models=nowhere", "models='experiment=no'"]
+    "word",
+    [
+        "size=31",  # too small for a scene: drawing would not end
+        "size=4097",
+        "batches=[1,0]",
+        "repeats=none",
+        "models=nowhere",
+        "models=[]",
+        "models=[[a]]",
+        "models='experiment=no'",
+        "models='experiment=\"paper'",
+    ],
 )
 def test_what_cannot_be_measured_is_said_in_one_line(word: str, call: Call, tmp_path: Path) -> None:
     outcome = call("profile", word)
