@@ -153,7 +153,7 @@ class Segmenter:
         if batch_size < 1:
             raise ConfigError(f"batch_size={batch_size}: at least one tile")
         size, shared = tile_size(raster, tile, tile_m, tile_overlap)
-        facts = {"weights": self.model.weights}
+        facts = {"weights": self.model.weights, "towers": self.model.towers_in}
         return look(
             self, raster, size=size, overlap=shared, batch_size=batch_size, folder=folder, facts=facts,
             overwrite=overwrite, report=report,

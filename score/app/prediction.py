@@ -269,7 +269,7 @@ def predict(
     facts = {
         "weights": settings["weights"], "vocabulary": list(words), "images": str(root), **choice,
         "thresholds": model.calibration._asdict(), "ensemble": asdict(segmenter.ensemble),
-        "resize": list(segmenter.resize), "picture": settings["picture"],
+        "resize": list(segmenter.resize), "picture": settings["picture"], "towers": model.towers_in,
     }  # fmt: skip
     check_output(output, images)
     segmenter.vocabulary(list(words))  # refused, if at all, before anything is written

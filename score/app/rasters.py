@@ -133,7 +133,8 @@ def predict(
     shown = ("format", "picture", "map", "class_raster", *READING, *LOOKING, *VECTORS, *ASKING)
     facts = {
         "weights": segmenter.model.weights, "vocabulary": list(words), "ensemble": asdict(segmenter.ensemble),
-        "thresholds": segmenter.model.calibration._asdict(), **{key: settings[key] for key in shown},
+        "thresholds": segmenter.model.calibration._asdict(), "towers": segmenter.model.towers_in,
+        **{key: settings[key] for key in shown},
     }  # fmt: skip
     names = titles(sources)
     files = {name: targets(output / name, settings) for name in names}

@@ -76,7 +76,7 @@ def run(settings: Mapping[str, Any], words: Sequence[str], say: Callable[[str], 
     facts = {
         "weights": segmenter.model.weights, "vocabulary": list(words), "ensemble": asdict(segmenter.ensemble),
         "thresholds": segmenter.model.calibration._asdict(), "resize": list(segmenter.resize),
-        **{key: settings[key] for key in shown},
+        "towers": segmenter.model.towers_in, **{key: settings[key] for key in shown},
     }  # fmt: skip
     make = Make({**settings, "output": None}, words, segmenter.model.weights)  # without a password that it may hold
     start, store = _engine(settings["engine"]), _store(settings["output"], facts)

@@ -171,9 +171,9 @@ def run(settings: Mapping[str, Any], device: torch.device, made_by: str) -> dict
                 f"test: {len(entry['names'])} names of {entry['data']}, which has {len(classes)}: {classes}"
             )
     tower = LiteTower(projection=settings["start"]).to(device)
+    encoder = TextEncoder(tower, settings["vocabulary"]["prompts"], cache=None)
     text_mean = common_component(tower, settings["vocabulary"]["prompts"])
     tower.projection.text_mean.copy_(text_mean)
-    encoder = TextEncoder(tower, settings["vocabulary"]["prompts"], cache=None)
     words = {normalise(name): synonyms(others) for name, others in settings["words"].items()}
     parts = []
     for entry in settings["train"]:

@@ -120,6 +120,7 @@ class SCORE(nn.Module):
         resize: the size of images that it was made for; the published one until a folder or a run says another.
         calibration: what is worth showing; the folder's own where it has been calibrated.
         weights: the first 16 hexadecimal digits of the SHA-256 of the folder's weights, "" of a model without folder.
+        towers_in: ``bfloat16`` or ``float16``, where frozen towers were lowered to it; None where they were not.
     """
 
     def __init__(
@@ -162,6 +163,7 @@ class SCORE(nn.Module):
         self.text = TextEncoder(backbone, prompts, cache)
         self.train_names = check(train_names)
         self.resize, self.calibration, self.weights = Resize(), Calibration(), ""
+        self.towers_in: str | None = None
         for name, tower in (("backbone", self.backbone), ("scene", self.scene)):
             if tower is not None:
                 self.register_buffer(f"{name}_mean", torch.tensor(tower.pixel_mean).view(3, 1, 1), persistent=False)
@@ -282,6 +284,7 @@ class SCORE(nn.Module):
 
     def lower_towers(self, dtype: torch.dtype | None) -> None:
         """Let the image halves of the frozen towers compute in 16 bits; None changes nothing."""
+        self.towers_in = str(dtype).removeprefix("torch.") if dtype else None
         for tower in {self.backbone, self.scene} - {None} if dtype else ():
             tower.lower(dtype)  # type: ignore[union-attr, arg-type]
 

@@ -88,6 +88,8 @@ def test_other_settings_need_to_say_overwrite(model: Path, images: Path, call: C
     refused = call(*command, "vocabulary=plane")
     assert refused.code == 2 and refused.err.startswith("error: out holds predictions with another vocabulary;")
     assert call(*command, "vocabulary=plane", "overwrite=true").code == 0
+    refused = call(*command, "vocabulary=plane", "runtime.towers=bf16")
+    assert refused.code == 2 and refused.err.startswith("error: out holds predictions with another towers;")
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,10 @@ def test_a_raster_becomes_vectors(model: Path, scene: Path, tmp_path: Path, call
     other = call(*command, "vocabulary=quay", "overwrite=true")
     assert other.code == 0 and "6 tiles, 6 done before; quay: " in other.out  # the network did not run again
     assert set(geopandas.read_file(tmp_path / "out" / "scene.gpkg")["class"]) <= {"quay"}
+    refused = call(*command, "vocabulary=quay", "runtime.towers=bf16")
+    assert refused.code == 2 and refused.err.startswith("error: out holds results with another towers;")
+    again = call(*command, "vocabulary=quay", "runtime.towers=bf16", "overwrite=true")
+    assert again.code == 0 and "6 tiles; quay: " in again.out  # what fp32 saw does not serve
 
 
 def test_files_of_a_user_are_not_replaced(model: Path, scene: Path, tmp_path: Path, call: Call) -> None:
