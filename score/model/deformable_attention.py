@@ -132,7 +132,8 @@ class MultiScaleDeformableAttention(nn.Module):
         rows = self._rows(self.value_proj(value), sizes, table)
         offsets, weights = self.sampling_offsets, self.attention_weights  # as one product, all x before all y
         weight = torch.cat([offsets.weight[0::2], offsets.weight[1::2], weights.weight])
-        said = F.linear(query, weight, torch.cat([offsets.bias[0::2], offsets.bias[1::2], weights.bias]))
+        moved = offsets.bias - 0.5  # places are those of cells' centres
+        said = F.linear(query, weight, torch.cat([moved[0::2], moved[1::2], weights.bias]))
         if query.device.type == "cpu" and torch.is_grad_enabled() and (said.requires_grad or rows.requires_grad):
             output = _Summed.apply(said, rows, reference, table)
         else:
@@ -185,7 +186,7 @@ def _samples(said: Tensor, reference: Tensor, table: _Table, rows: int) -> _Samp
     """Where samples are.
 
     Args:
-        said: ``[B, L, 3 * samples]``: offsets x, offsets y in cells, and logits of weights.
+        said: ``[B, L, 3 * samples]``: offsets x, offsets y in cells, less a half, and logits of weights.
         reference: ``[L, 2]`` in 0..1.
         rows: of the table for all images.
     """
@@ -198,7 +199,7 @@ def _samples(said: Tensor, reference: Tensor, table: _Table, rows: int) -> _Samp
     if batch > 1:
         first += (torch.arange(batch, device=said.device, dtype=torch.int32) * (rows // batch)).view(-1, 1, 1)
     first.clamp_(0, rows - 1 - table.reach)  # of what is not finite, too
-    index = first.view(-1, taken).repeat(1, 4) + table.corners
+    index = (first.view(-1, 1, taken) + table.corners.view(4, taken)).flatten(1)
     right, down, weights = (part.reshape(-1, taken) for part in (right, down, weights))
     return _Samples(index, weights, right, down, torch.stack([inside_x, inside_y]).view(2, -1, taken))
 
@@ -207,11 +208,11 @@ def _cell(offsets: Tensor, reference: Tensor, length: Tensor) -> tuple[Tensor, T
     """Along an axis, the cell before each sample ``[B, L, samples]``, and on its way to the next: how far; if it moves.
 
     Args:
-        offsets: in cells.
+        offsets: in cells, less a half.
         reference: ``[L, 1]`` in 0..1.
         length: of the axis in cells, ``[samples]``.
     """
-    place = offsets + (reference * length - 0.5)
+    place = torch.addcmul(offsets, reference, length)
     at = torch.clamp(place, torch.full_like(length, -1), length)  # from there on all is zero
     before = at.detach().floor()
     return before.int(), at - before, at.detach() == place.detach()

@@ -127,8 +127,9 @@ def attend(
         F.linear(x, weight, bias).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)  # [B, heads, ., D/heads]
         for x, weight, bias in zip((query, key, value), weights, biases, strict=True)
     )
-    seen = None if blocked is None else ~blocked[:, None]
-    return attention.out_proj(F.scaled_dot_product_attention(q, k, v, attn_mask=seen).transpose(1, 2).flatten(2))
+    # As numbers, which PyTorch would make of bits in two slow steps.
+    bias = None if blocked is None else q.new_zeros(blocked.shape).masked_fill_(blocked, -torch.inf)[:, None]
+    return attention.out_proj(F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2).flatten(2))
 
 
 def picked(states: Sequence[Tensor], chosen: Sequence[Sequence[Tensor]]) -> list[Tensor]:
