@@ -104,6 +104,8 @@ def _columns(
     inside = np.empty(output[1] * output[0], dtype=bool)  # made once: new memory costs more than what is put there
     for logits, (x0, y0, x1, y1) in zip(maps, boxes, strict=True):
         (ys, _), (xs, cells_x) = rows.touched(y0, y1), columns.touched(x0, x1)
+        if ys.start == ys.stop:  # all of it lies in the padding below
+            xs = cells_x = ys
         height, width, total = ys.stop - ys.start, cells_x.stop - cells_x.start, 0.0
         mixed = across[: height * width].view(width, height)
         for part, cells in rows.bands(ys, 2 * BAND):

@@ -131,6 +131,7 @@ def test_windows_hold_the_masks_of_the_whole(
 ) -> None:
     logits = torch.randn(40, 16, 24, generator=torch.Generator().manual_seed(0)) - torch.arange(40).view(-1, 1, 1) / 10
     logits[0], logits[1] = -1.0, 1.0  # nowhere, everywhere
+    logits[2:4], logits[2, -1], logits[3, :, -1] = -1.0, 1.0, 1.0  # at the edges that are padding, if any is
     inside, confidence = binarise(logits, padded, image, output)
     rles, found = encode_windows(logits, padded, image, output)
     whole, again = encode_whole(logits, padded, image, output)
