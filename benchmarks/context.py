@@ -106,7 +106,7 @@ class ClassPath(nn.Module):
             masks, scene = torch.full_like(masks, -1.0), Scene(torch.zeros_like(embed), torch.zeros_like(patches))
         x = self.embedding.mlp(queries + self.embedding.pooled_proj(pooled))
         if self.rai is not None and off != "rai":
-            x = self.rai(x, Head(queries, masks), scene)
+            [x] = self.rai(x[None], [self.rai.view(Head(queries, masks), scene)])
         bank = bank.expand(len(found), -1, -1) if self.gca is None or off == "gca" else self.gca(bank, scene)
         return self.classifier(x, bank, counts)
 
@@ -274,7 +274,7 @@ def milliseconds(path: ClassPath, images: Sequence[Found], bank: Tensor) -> dict
     item = images[0]
     scene, head = Scene(item.embed[None], item.patches[None]), Head(item.queries[None], item.mask_logits[None].float())
     embed = torch.randn(1, len(item.queries), bank.shape[1], generator=torch.Generator().manual_seed(0))
-    calls = {"rai": lambda: path.rai(embed, head, scene), "gca": lambda: path.gca(bank, scene)}
+    calls = {"rai": lambda: path.rai(embed[None], [path.rai.view(head, scene)]), "gca": lambda: path.gca(bank, scene)}
     spent = {}
     for name, call in calls.items():
         if getattr(path, name) is not None:

@@ -63,7 +63,7 @@ def main() -> None:
         "both towers": lambda: model._towers(tensor),
         "pixel decoder": lambda: model.pixel_decoder(pyramid),
         "mask decoder": lambda: model.mask_decoder(pixels),
-        "class embedding": lambda: model._class_embed(head, pixels, scene),
+        "class embedding": lambda: model._class_embed([head], pixels, scene),
         "selection": lambda: select(images),
         "selection, 4000 x 4000": lambda: select(large),
         PEER: lambda: library(pyramid),

@@ -49,6 +49,7 @@ class Step:
         import torch
         from hydra import compose, initialize_config_dir
 
+        from score import runtime
         from score.app.command import CONFIGS
         from score.engine import optim
         from score.engine.average import MovingAverage
@@ -64,6 +65,9 @@ class Step:
         self.model = folder.build(config).train()
         self.model.vocabulary(self.model.train_names)
         self.model.backbone.drop_text()  # as `score train` does
+        self.model.lower_towers(runtime.tower_precision(config.runtime.towers, torch.device("cpu")))
+        if config.runtime.get("recompute"):  # unknown to older commits
+            self.model.recompute()
         groups = optim.parameter_groups(self.model, config.optim.weight_decay, config.optim.no_decay)
         self.optimiser = optim.ClippedAdamW(groups, lr=config.optim.lr, clip_norm=config.optim.clip_norm)
         self.average = MovingAverage(self.model, config.optim.ema) if config.optim.ema else None

@@ -107,6 +107,8 @@ def run(config: DictConfig, command: str) -> None:
         model.vocabulary(words)  # the text bank in full precision, before any autocast
     model.backbone.drop_text()  # these are all that a run asks for
     model.lower_towers(runtime.tower_precision(config.runtime.towers, device))
+    if config.runtime.recompute:
+        model.recompute()
     facts |= {"backbone": model.backbone.identity, "scene": model.scene.identity if model.scene else "off"}
     session = Session(config, model, data, tests, device, facts, state)
     if comm.is_main_process():

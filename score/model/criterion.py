@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -36,9 +36,9 @@ NOTHING = -100  # the class of a query that has none to learn
 
 def _mostly_within(mask_logits: Tensor, region: Tensor) -> Tensor:
     """Which masks of ``[Q, h, w]`` lie by more than half in a region ``[H, W]`` bool of the same view: ``[Q]`` bool."""
-    inside = (mask_logits > 0).float()
-    share = F.adaptive_avg_pool2d(region[None].float(), inside.shape[-2:])
-    return (inside * share).sum((-2, -1)) > 0.5 * inside.sum((-2, -1))
+    inside = (mask_logits > 0).flatten(1).float()
+    share = F.adaptive_avg_pool2d(region[None].float(), mask_logits.shape[-2:]).flatten()
+    return inside @ (share - 0.5) > 0
 
 
 def _least(values: Tensor, count: int) -> Tensor:
@@ -80,34 +80,45 @@ class SetCriterion(nn.Module):
         self.void_weight, self.points, self.oversample, self.uncertain = void_weight, points, oversample, uncertain
 
     def forward(
-        self, decoded: Decoded, classify: Callable[[Head], Tensor], targets: Sequence[Target]
+        self, decoded: Decoded, classify: Callable[[Iterable[Head]], Tensor], targets: Sequence[Target]
     ) -> dict[str, Tensor]:
         """Weigh all losses.
 
         Args:
             decoded: every head.
-            classify: from a head to its class logits ``[B, Q, C + 1]``, void last.
+            classify: from heads to their class logits ``[N, B, Q, C + 1]``, void last; passes each head once.
             targets: one an image.
 
         Returns:
             ``loss_ce``, ``loss_mask``, ``loss_dice`` of the last head, the same with ``_0``, ``_1``, ... of the others.
         """
-        heads = decoded.heads
-        logits = [classify(head) for head in heads]
-        count = self._mean_count(targets, logits[-1].device)
-        order = [len(heads) - 1, *range(len(heads) - 1)]
-        pairs = self.matcher.every(
-            (logits[index][b], heads[index].mask_logits[b], target.classes, target.masks)
-            for index in order
-            for b, target in enumerate(targets)
-        )
-        found = [pairs[order.index(index) * len(targets) :][: len(targets)] for index in range(len(heads))]
+        heads, device = len(decoded.heads), targets[0].classes.device
+        order = [heads - 1, *range(heads - 1)]
+        points = {index: [self.matcher.draw(device) for _ in targets] for index in order}
+        costs: list[Tensor] = []
+        ignored: list[list[Tensor | None]] = []
+
+        def passing() -> Iterator[Head]:
+            """Take all that a head's masks are asked for while they are there, then let them go."""
+            for index, head in enumerate(decoded.heads):
+                images = list(zip(head.mask_logits.detach(), targets, points[index], strict=True))
+                costs.extend(self.matcher.mask_cost(logits, target.masks, at) for logits, target, at in images)
+                ignored.append(
+                    [None if t.ignore is None else _mostly_within(logits, t.ignore) for logits, t, _ in images]
+                )
+                yield head
+
+        logits = classify(passing())
+        count = self._mean_count(targets, device)
+        kinds = [target.classes for target in targets] * heads
+        pairs = self.matcher.every(zip(logits.flatten(0, 1), costs, kinds, strict=True))
+        found = [pairs[index * len(targets) :][: len(targets)] for index in range(heads)]
         assert decoded.masks is not None, "a decoder in evaluation"
         compared = decoded.masks([[queries for queries, _ in images] for images in found])
         losses = {}
         for place, index in enumerate(order):
             suffix = f"_{index}" if place else ""
-            wanted = self._wanted(logits[index], heads[index].mask_logits, found[index], targets)
+            wanted = self._wanted(logits[index], ignored[index], found[index], targets)
             losses[f"loss_ce{suffix}"] = self.class_weight * self._cross_entropy(logits[index].float(), wanted)
             masks = torch.cat([target.masks[chosen] for (_, chosen), target in zip(found[index], targets, strict=True)])
             [(bce, dice)] = self._mask_losses([compared[index].float()], masks)
@@ -126,15 +137,15 @@ class SetCriterion(nn.Module):
     @staticmethod
     def _wanted(
         class_logits: Tensor,
-        mask_logits: Tensor,
+        ignored: Sequence[Tensor | None],
         pairs: Sequence[tuple[Tensor, Tensor]],
         targets: Sequence[Target],
     ) -> Tensor:
         """The class ``[B, Q]`` that each query has to learn."""
         wanted = class_logits.new_full(class_logits.shape[:2], class_logits.shape[2] - 1, dtype=torch.long)  # void
-        for b, ((queries, chosen), target) in enumerate(zip(pairs, targets, strict=True)):
-            if target.ignore is not None:
-                wanted[b, _mostly_within(mask_logits[b], target.ignore)] = NOTHING
+        for b, ((queries, chosen), target, nothing) in enumerate(zip(pairs, targets, ignored, strict=True)):
+            if nothing is not None:
+                wanted[b, nothing] = NOTHING
             wanted[b, queries] = target.classes[chosen]
         return wanted
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from score.model.pixel_decoder import Pixels
 from score.model.position import sine_positions
-from score.model.towers.base import pool_regions, resize
+from score.model.towers.base import Pooled, resize
 
 if TYPE_CHECKING:
     from score.model.criterion import Target
@@ -28,6 +28,24 @@ class Head(NamedTuple):
 
     queries: Tensor
     mask_logits: Tensor
+
+
+class Heads(Sequence[Head]):
+    """Heads whose mask logits are made whenever one is asked for, since those of ten take most of a GB.
+
+    Args:
+        queries: ``[B, Q, D]`` of every head.
+        masks: from these to their mask logits.
+    """
+
+    def __init__(self, queries: Sequence[Tensor], masks: Callable[[Tensor], Tensor]) -> None:
+        self.queries, self.masks = queries, masks
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+    def __getitem__(self, index: int) -> Head:  # type: ignore[override]
+        return Head(self.queries[index], self.masks(self.queries[index]))
 
 
 class Places(NamedTuple):
@@ -65,7 +83,7 @@ class Decoded(NamedTuple):
             back; of all heads at once, for each product with an image's features sends back a map as large as they.
     """
 
-    heads: list[Head]
+    heads: Sequence[Head]
     quality: Tensor | None = None
     places: Places | None = None
     masks: Callable[[Sequence[Sequence[Tensor]]], list[Tensor]] | None = None
@@ -112,7 +130,7 @@ class DecoderLayer(nn.Module):
         """
         x = self.cross_norm(x + attend(self.cross_attn, x + query_pos, source + source_pos, source, blocked))
         x = self.self_norm(x + attend(self.self_attn, x + query_pos, x + query_pos, x, apart))
-        return self.ffn_norm(x + self.linear2(F.relu_(self.linear1(x))))
+        return self.ffn_norm(x + self.linear2(F.relu(self.linear1(x))))
 
 
 def attend(
@@ -188,7 +206,7 @@ class MaskDecoder(nn.Module):
                 either way, for nothing else depends on them.
         """
         mask_features, multiscale = pixels
-        batch, every_head = len(mask_features), targets is not None
+        batch = len(mask_features)
         sources, positions = keys_of(multiscale, self.level_embed.weight)
         # Resizing is linear, so the masks of a level are the inner product with that level's resized features: the
         # full-resolution masks of a head that nobody reads are never made.
@@ -196,26 +214,29 @@ class MaskDecoder(nn.Module):
 
         x = self.query_feat.weight.expand(batch, -1, -1)
         query_pos = self.query_pos.weight
-        heads: list[Head] = []
+        states = []
         for index, layer in enumerate(self.layers):
             level = index % len(sources)
-            queries = self.norm(x)
-            embed = self.mask_embed(queries)
-            if every_head:
-                heads.append(Head(queries, torch.einsum("bqd,bdhw->bqhw", embed, mask_features)))
-            blocked = blocked_by(self._outside(embed.detach(), at_level[level]))
+            states.append(self.norm(x))
+            embed = self.mask_embed(states[-1]).detach()
+            blocked = blocked_by(self._outside(embed, at_level[level]))
             x = layer(x, query_pos, sources[level], positions[level], blocked)
-        queries = self.norm(x)
-        heads.append(Head(queries, torch.einsum("bqd,bdhw->bqhw", self.mask_embed(queries), mask_features)))
-        if not every_head:
-            return Decoded(heads)
+        states.append(self.norm(x))
+        cells = mask_features.flatten(2).transpose(1, 2)  # [B, h*w, D]
+
+        def whole(queries: Tensor) -> Tensor:
+            logits = cells @ self.mask_embed(queries).transpose(1, 2)  # [B, h*w, Q]: channels-last, as the features are
+            return logits.transpose(1, 2).unflatten(2, mask_features.shape[-2:])
+
+        if targets is None:
+            return Decoded([Head(states[-1], whole(states[-1]))])
 
         def masks(chosen: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-            embeds = picked([head.queries for head in heads], chosen)
+            embeds = picked(states, chosen)
             found = [self.mask_embed(q) @ maps.flatten(1) for q, maps in zip(embeds, mask_features, strict=True)]
             return by_head([logits.unflatten(1, mask_features.shape[-2:]) for logits in found], chosen)
 
-        return Decoded(heads, masks=masks)
+        return Decoded(Heads(states, whole), masks=masks)
 
     @staticmethod
     def _outside(mask_embed: Tensor, features: Tensor) -> Tensor:
@@ -236,7 +257,12 @@ class ClassEmbedding(nn.Module):
         self.pooled_proj = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim))
         self.mlp = MLP(dim, dim, dim, embed_dim)
 
-    def forward(self, head: Head, mask_features: Tensor) -> Tensor:
-        """``[B, Q, E]``; no gradient flows through the mask that pools."""
-        pooled = pool_regions(mask_features, head.mask_logits.detach() > 0)  # [B, Q, D]
-        return self.mlp(head.queries + self.pooled_proj(pooled))
+    def forward(self, queries: Tensor, inside: Sequence[Tensor], mask_features: Tensor) -> Tensor:
+        """Embed the queries of several heads, ``[N, B, Q, E]``.
+
+        Args:
+            queries: ``[N, B, Q, D]``.
+            inside: of each head ``[B, Q, h, w]`` bool, the pixels of its masks; no gradient flows through them.
+            mask_features: ``[B, D, h, w]``.
+        """
+        return self.mlp(queries + self.pooled_proj(Pooled.apply(mask_features, *inside)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from detectron2.projects.point_rend.point_features import point_sample
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -39,31 +38,39 @@ class HungarianMatcher(nn.Module):
         Returns:
             Query indices (rising) and target indices, ``min(Q, N)`` of each.
         """
-        [pair] = self.every([(class_logits, mask_logits, classes, masks)])
+        cost = self.mask_cost(mask_logits, masks, self.draw(mask_logits.device))
+        [pair] = self.every([(class_logits, cost, classes)])
         return pair
 
+    def draw(self, device: torch.device) -> Tensor:
+        """Points ``[1, P, 2]`` to compare masks on."""
+        return torch.rand(1, self.points, 2, device=device)
+
     @torch.no_grad()
-    def every(self, cases: Iterable[tuple[Tensor, Tensor, Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
-        """Match several images, each as :meth:`forward` does; the device waits once for all of them."""
-        costs = [self._cost(*case) for case in cases]
+    def every(self, cases: Iterable[tuple[Tensor, Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+        """Match several images, each as :meth:`forward` does; the device waits once for all of them.
+
+        Args:
+            cases: class logits, :meth:`mask_cost`, and classes of each.
+        """
+        costs = [
+            cost - self.class_weight * logits.float().softmax(-1)[:, classes]  # [Q, N]
+            for logits, cost, classes in cases
+        ]
         device = costs[0].device
         flat = torch.cat([cost.flatten() for cost in costs]).cpu()
         parts = flat.split([cost.numel() for cost in costs])
         found = [linear_sum_assignment(part.view_as(cost).numpy()) for part, cost in zip(parts, costs, strict=True)]
         return [(torch.as_tensor(queries, device=device), torch.as_tensor(n, device=device)) for queries, n in found]
 
-    def _cost(self, class_logits: Tensor, mask_logits: Tensor, classes: Tensor, masks: Tensor) -> Tensor:
-        """What each pair ``[Q, N]`` costs."""
-        probability = class_logits.float().softmax(-1)[:, classes]  # [Q, N]
-        coords = torch.rand(1, self.points, 2, device=mask_logits.device)
+    @torch.no_grad()
+    def mask_cost(self, mask_logits: Tensor, masks: Tensor, coords: Tensor) -> Tensor:
+        """What each pair ``[Q, N]`` of ``[Q, h, w]`` and ``[N, H, W]`` costs on points of :meth:`draw`."""
         with torch.autocast(mask_logits.device.type, enabled=False):
-            predicted = point_sample(mask_logits.float().unsqueeze(0), coords, align_corners=False)[0]  # [Q, P]
+            predicted = sample_common(mask_logits.float(), coords[0])  # [Q, P]
             target = sample_bits(masks, coords)  # [N, P]
-            return (
-                self.class_weight * -probability
-                + self.mask_weight * pairwise_bce(predicted, target)
-                + self.dice_weight * pairwise_dice(predicted, target)
-            )
+            bce, dice = pairwise_bce(predicted, target), pairwise_dice(predicted, target)
+            return self.mask_weight * bce + self.dice_weight * dice
 
 
 def pairwise_bce(logits: Tensor, target: Tensor) -> Tensor:
@@ -74,9 +81,27 @@ def pairwise_bce(logits: Tensor, target: Tensor) -> Tensor:
 def pairwise_dice(logits: Tensor, target: Tensor) -> Tensor:
     """Dice loss of every ``[Q, P]`` logit row against every ``[N, P]`` target row: ``[Q, N]``."""
     probability = logits.sigmoid()
-    overlap = 2 * probability @ target.T
+    overlap = 2 * (probability @ target.T)
     total = probability.sum(-1)[:, None] + target.sum(-1)[None, :]
     return 1 - (overlap + 1) / (total + 1)
+
+
+def sample_common(maps: Tensor, coords: Tensor) -> Tensor:
+    """Bilinear samples ``[Q, P]`` of ``[Q, h, w]`` at points ``[P, 2]`` common to all, as `point_sample` has them.
+
+    All maps' numbers of a cell are summed as one row, which in channels-last memory they are.
+    """
+    ends = []
+    for place, length in zip(coords.unbind(1), (maps.shape[2], maps.shape[1]), strict=True):
+        place = place * length - 0.5
+        cell = torch.stack([place.floor(), place.floor() + 1], dim=1)  # [P, 2]
+        share = (1 - (place[:, None] - cell).abs()) * ((cell >= 0) & (cell < length))
+        ends.append((cell.clamp(0, length - 1).long(), share))
+    (columns, across), (rows, down) = ends
+    index = rows[:, :, None] * maps.shape[2] + columns[:, None]  # [P, 2, 2]
+    shares = (down[:, :, None] * across[:, None]).flatten(1)
+    cells = maps.flatten(1).T.contiguous()  # [h*w, Q]
+    return F.embedding_bag(index.flatten(1), cells, per_sample_weights=shares, mode="sum").T
 
 
 def sample_bits(masks: Tensor, coords: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -32,7 +32,7 @@ class PlacesCriterion(SetCriterion):
         self.heat_weight, self.quality_weight = heat_weight, quality_weight
 
     def forward(
-        self, decoded: Decoded, classify: Callable[[Head], Tensor], targets: Sequence[Target]
+        self, decoded: Decoded, classify: Callable[[Iterable[Head]], Tensor], targets: Sequence[Target]
     ) -> dict[str, Tensor]:
         """Weigh all losses.
 
@@ -47,10 +47,15 @@ class PlacesCriterion(SetCriterion):
         # apart, for a context module may let queries see each other, and there are no pilots in evaluation
         kinds = [slice(finders), slice(finders, None)] if places.told else [slice(None)]
         parts = [Head(head.queries[:, kind], head.mask_logits[:, kind]) for kind in kinds]
-        logits = torch.cat([classify(part) for part in parts if part.queries.shape[1]], dim=1).float()
+        logits = torch.cat([classify([part])[0] for part in parts if part.queries.shape[1]], dim=1).float()
         count = self._mean_count(targets, logits.device)
         pairs = self.matcher.every(
-            (logits[b, :finders], masks[b, :finders], target.classes, target.masks) for b, target in enumerate(targets)
+            (
+                logits[b, :finders],
+                self.matcher.mask_cost(masks[b, :finders], target.masks, self.matcher.draw(masks.device)),
+                target.classes,
+            )
+            for b, target in enumerate(targets)
         )
         queries, chosen = [q for q, _ in pairs], [n for _, n in pairs]
         for b, told in enumerate(places.told):  # pilots follow the finders

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.structures import ImageList
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from score.errors import ConfigError, WeightsError
 from score.model import criterion as losses  # a module: it may be in the midst of importing what imports this one
 from score.model.classifier import Ensemble, InVocabulary, similarity
 from score.model.context.base import RegionContext, TextContext
-from score.model.mask_decoder import ClassEmbedding, Head, MaskDecoder
-from score.model.pixel_decoder import PixelDecoder, Pixels
+from score.model.mask_decoder import ClassEmbedding, DecoderLayer, Head, MaskDecoder
+from score.model.pixel_decoder import DeformableEncoderLayer, PixelDecoder, Pixels
 from score.model.places import PlacesDecoder
 from score.model.postprocess import InstanceSelection, semantic_map
 from score.model.stages import stage
@@ -223,7 +225,8 @@ class SCORE(nn.Module):
         with stage("mask decoder"):
             [head], quality, *_ = self.mask_decoder(pixels)
         with stage("regions"):
-            class_embed = self._class_embed(head, pixels, scene)
+            [class_embed] = self._class_embed([head], pixels, scene)
+            head = Head(head.queries, head.mask_logits.contiguous())  # mask by mask from here on
             dense = pyramid["dense"]
             region_embed = self.backbone.embed_regions(dense, resize(head.mask_logits, dense.shape[-2:]))
         padded = (images.tensor.shape[-2], images.tensor.shape[-1])
@@ -288,18 +291,28 @@ class SCORE(nn.Module):
         for tower in {self.backbone, self.scene} - {None} if dtype else ():
             tower.lower(dtype)  # type: ignore[union-attr, arg-type]
 
+    def recompute(self) -> None:
+        """Keep nothing from within a layer for the gradient, but compute it again: less memory, more time."""
+        for module in self.modules():
+            if isinstance(module, DeformableEncoderLayer | DecoderLayer | nn.TransformerEncoderLayer):
+                module.forward = partial(checkpoint, module.forward, use_reentrant=False)  # type: ignore[method-assign]
+
     def _adapted(self, bank: Tensor, scene: Scene | None, batch: int) -> Tensor:
         """The text bank as each image's scene changes it, ``[B, S, E]``."""
         if self.gca is None or scene is None:
             return bank.expand(batch, -1, -1)
         return self.gca(bank, scene)
 
-    def _class_embed(self, head: Head, pixels: Pixels, scene: Scene | None) -> Tensor:
-        """What one head's queries are compared with words by, ``[B, Q, E]``."""
-        embed = self.class_embedding(head, pixels.mask_features)
-        if self.rai is not None and scene is not None:
-            embed = self.rai(embed, head, scene)
-        return embed
+    def _class_embed(self, heads: Iterable[Head], pixels: Pixels, scene: Scene | None) -> Tensor:
+        """What the queries of heads are compared with words by, ``[N, B, Q, E]``; masks are let go head by head."""
+        queries, inside, views = [], [], []
+        for head in heads:
+            queries.append(head.queries)
+            inside.append(head.mask_logits.detach() > 0)
+            if self.rai is not None and scene is not None:
+                views.append(self.rai.view(head, scene))
+        embed = self.class_embedding(torch.stack(queries), inside, pixels.mask_features)
+        return embed if self.rai is None else self.rai(embed, views)
 
     def _losses(self, images: ImageList, inputs: list[dict]) -> dict[str, Tensor]:
         pyramid, scene = self._towers(images.tensor)
@@ -311,8 +324,8 @@ class SCORE(nn.Module):
         with stage("mask decoder"):
             decoded = self.mask_decoder(pixels, targets)
 
-        def classify(head: Head) -> Tensor:
-            return self.classifier(self._class_embed(head, pixels, scene), bank, text.counts)
+        def classify(heads: Iterable[Head]) -> Tensor:
+            return self.classifier(self._class_embed(heads, pixels, scene), bank, text.counts)
 
         with stage("criterion"):
             return self.criterion(decoded, classify, targets)
@@ -324,7 +337,7 @@ class SCORE(nn.Module):
         canvas = torch.zeros(len(masks), *padded, dtype=torch.bool, device=self.device)
         canvas[:, : masks.shape[-2], : masks.shape[-1]] = masks
         ignore = None
-        if item.get("ignore") is not None:
+        if item.get("ignore") is not None and item["ignore"].any():
             ignore = torch.zeros(padded, dtype=torch.bool, device=self.device)
             ignore[: masks.shape[-2], : masks.shape[-1]] = item["ignore"].to(self.device)
         return losses.Target(instances.gt_classes.to(self.device), canvas, ignore)

@@ -259,6 +259,16 @@ def test_frozen_towers_are_lowered_where_asked(tmp_path: Path, monkeypatch: pyte
     assert lowered == [torch.bfloat16] * 2
 
 
+@pytest.mark.parametrize("asked", [False, True])
+def test_activations_are_computed_again_where_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: bool
+) -> None:
+    models: list[SCORE] = []
+    monkeypatch.setattr(SCORE, "recompute", lambda model: models.append(model))
+    run(tmp_path, "optim.iterations=1", f"runtime.recompute={str(asked).lower()}")
+    assert len(models) == asked
+
+
 def test_bfloat16_trains_close_to_full_precision(finished: Path, tmp_path: Path) -> None:
     half = run(tmp_path, "runtime.amp=bf16")
     first, second = (json.loads((path / "metrics.json").read_text().splitlines()[0]) for path in (finished, half))

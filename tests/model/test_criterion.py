@@ -43,7 +43,9 @@ def losses_of(
         both = zip(made, chosen, strict=True)
         return [torch.cat([own[n] for own, n in zip(head.mask_logits, queries, strict=True)]) for head, queries in both]
 
-    return criterion(Decoded(made, masks=masks_of), lambda head: head.queries, targets)
+    return criterion(
+        Decoded(made, masks=masks_of), lambda heads: torch.stack([head.queries for head in heads]), targets
+    )
 
 
 def squares(*corners: tuple[int, int]) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from score.model.mask_decoder import ClassEmbedding, Head, MaskDecoder, blocked_by
+from score.model.mask_decoder import ClassEmbedding, MaskDecoder, blocked_by
 from score.model.pixel_decoder import Pixels
 from score.model.position import cell_centres, sine_positions
 from score.model.towers.base import resize
@@ -49,7 +49,7 @@ def test_no_gradient_reaches_the_mask_that_pools() -> None:
     torch.manual_seed(0)
     embedding = ClassEmbedding(dim=8, embed_dim=4)
     queries, logits = torch.randn(1, 3, 8, requires_grad=True), torch.randn(1, 3, 4, 4, requires_grad=True)
-    out = embedding(Head(queries, logits), torch.randn(1, 8, 4, 4))
+    [out] = embedding(queries[None], [logits > 0], torch.randn(1, 8, 4, 4))
     out.sum().backward()
     assert out.shape == (1, 3, 4)
     assert logits.grad is None
@@ -129,7 +129,7 @@ def test_class_embedding_adds_the_mean_inside_the_mask() -> None:
     for parameter in embedding.parameters():
         parameter.add_(0.1 * torch.randn_like(parameter))
     queries, features = torch.randn(1, 1, 4), torch.randn(1, 4, 1, 3)
-    got = embedding(Head(queries, torch.tensor([[[[0.0, 0.5, 3.0]]]])), features)
+    [got] = embedding(queries[None], [torch.tensor([[[[False, True, True]]]])], features)
     x = queries + embedding.pooled_proj(features[0, :, 0, 1:].mean(dim=1))
     for linear in (embedding.mlp[0], embedding.mlp[2]):
         x = (x @ linear.weight.T + linear.bias).clamp(min=0)

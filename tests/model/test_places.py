@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pytest
 import torch
@@ -196,7 +196,7 @@ def test_an_image_without_objects_and_none_at_all() -> None:
         made.zero_grad()
         decoded = made(pixels(), wanted)
         queries = decoded.heads[-1].queries
-        losses = criterion()(decoded, lambda head: head.queries[..., :4], wanted)
+        losses = criterion()(decoded, lambda heads: heads[0].queries[None, ..., :4], wanted)
         assert all(torch.isfinite(loss) for loss in losses.values())
         sum(losses.values()).backward()
         assert queries.shape[0] == 2
@@ -267,8 +267,8 @@ def test_right_masks_and_classes_cost_little_and_wrong_ones_much() -> None:
     torch.manual_seed(0)
     wanted = targets()
     decoded, logits = perfect(wanted)
-    right = criterion()(decoded, lambda _: logits, wanted)
-    wrong = criterion()(decoded, lambda _: logits.roll(1, -1), wanted)
+    right = criterion()(decoded, lambda _: logits[None], wanted)
+    wrong = criterion()(decoded, lambda _: logits.roll(1, -1)[None], wanted)
     assert right["loss_ce"] < 1e-3 < 1 < wrong["loss_ce"]
     assert right["loss_mask"] + right["loss_dice"] < 1.5
     assert set(right) == {"loss_ce", "loss_heat", "loss_quality", "loss_mask", "loss_dice"}
@@ -279,9 +279,9 @@ def test_one_matching_serves_all_heads_and_the_last_is_classified() -> None:
     decoded = made(pixels(), wanted)
     asked: list[Head] = []
 
-    def classify(head: Head) -> torch.Tensor:
-        asked.append(head)
-        return head.queries[..., :4]
+    def classify(heads: Iterable[Head]) -> torch.Tensor:
+        asked.extend(heads)
+        return asked[-1].queries[None, ..., :4]
 
     losses = criterion()(decoded, classify, wanted)
     assert [head.queries.shape[1] for head in asked] == [4, 2]  # finders, and pilots, which finders are not to see
@@ -293,9 +293,9 @@ def test_what_starts_where_nothing_is_background_has_no_class() -> None:
     wanted = targets()
     decoded, logits = perfect(wanted)
     logits[:, -1] = torch.tensor([20.0, -20, -20, -20])  # the query that shows nothing says: an object
-    before = criterion()(decoded, lambda _: logits, wanted)["loss_ce"]
+    before = criterion()(decoded, lambda _: logits[None], wanted)["loss_ce"]
     everywhere = [target._replace(ignore=torch.ones(64, 96, dtype=torch.bool)) for target in wanted]
-    after = criterion()(decoded, lambda _: logits, everywhere)["loss_ce"]
+    after = criterion()(decoded, lambda _: logits[None], everywhere)["loss_ce"]
     assert before > 1 and after < 1e-3
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -316,7 +316,8 @@ def test_regions_are_those_of_the_last_head(build: Callable[..., SCORE]) -> None
         pyramid, scene = model.backbone.pyramid(images), model.scene.encode_scene(images)
         pixels = model.pixel_decoder(pyramid)
         head = model.mask_decoder(pixels).heads[0]
-        embed = model.rai(model.class_embedding(head, pixels.mask_features), head, scene)
+        embed = model.class_embedding(head.queries[None], [head.mask_logits > 0], pixels.mask_features)
+        [embed] = model.rai(embed, [model.rai.view(head, scene)])
     torch.testing.assert_close(regions.mask_logits, head.mask_logits, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(regions.class_embed, embed, rtol=1e-4, atol=1e-4)
     small = F.interpolate(head.mask_logits, (2, 3), mode="bilinear", align_corners=False)
@@ -357,6 +358,31 @@ def test_targets_are_padded_as_their_images(build: Callable[..., SCORE]) -> None
     assert not target.masks[:, 50:].any() and not target.masks[..., 70:].any()
 
 
+def test_what_is_computed_again_need_not_be_kept(build: Callable[..., SCORE]) -> None:
+    """The same losses and gradients, dropout and all, of less than half of the activations."""
+    gradients, kept = [], []
+    for again in (False, True):
+        model = build("rai.gumbel_calls=0", "rai.dropout=0.5").train()
+        if again:
+            model.recompute()
+        held: dict[int, int] = {}
+
+        def keep(x: torch.Tensor, held: dict[int, int] = held) -> torch.Tensor:
+            held[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+            return x
+
+        torch.manual_seed(0)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+            total = sum(model(batch((64, 64), (64, 64))).values())
+        total.backward()
+        kept.append(sum(held.values()))
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert kept[1] < 0.5 * kept[0]
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-5, atol=1e-7)
+
+
 def test_losses_are_the_criterion_s_of_every_head(build: Callable[..., SCORE]) -> None:
     """Each head's class embeddings, refined by the scene, against the training vocabulary adapted to it."""
     model = build("rai.gumbel_calls=0", "rai.dropout=0").train()
@@ -369,9 +395,13 @@ def test_losses_are_the_criterion_s_of_every_head(build: Callable[..., SCORE]) -
     words = model.vocabulary(["ship", "plane", "storage_tank"])
     targets = [model._target(item, torch.Size((64, 64))) for item in items]
 
-    def classify(head: Head) -> torch.Tensor:
-        embed = model.rai(model.class_embedding(head, pixels.mask_features), head, scene)
-        return model.classifier(embed, model.gca(words.embeds, scene), words.counts)
+    def classify(heads: Iterable[Head]) -> torch.Tensor:
+        logits = []
+        for head in heads:  # one at a time
+            embed = model.class_embedding(head.queries[None], [head.mask_logits > 0], pixels.mask_features)
+            embed = model.rai(embed, [model.rai.view(head, scene)])
+            logits += model.classifier(embed, model.gca(words.embeds, scene), words.counts)
+        return torch.stack(logits)
 
     torch.manual_seed(0)
     expected = model.criterion(model.mask_decoder(pixels, targets), classify, targets)

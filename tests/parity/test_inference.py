@@ -9,7 +9,6 @@ from torch.nn import functional as F
 
 from score.model.classifier import Ensemble, similarity
 from score.model.context.rai import dilate
-from score.model.mask_decoder import Head
 from score.model.postprocess import semantic_map, upsample
 from score.model.score import SCORE
 from score.model.towers.base import pool_regions, resize
@@ -152,7 +151,7 @@ def test_heads(model: SCORE, words: Vocabulary, encoded: dict, arrays: dict[str,
             compare(f"{key}_pooled_mask_feature", pooled, arrays[f"{key}_pooled_mask_feature"])
             projected = model.class_embedding.pooled_proj(pooled)
             compare(f"{key}_pooled_mask_proj", projected, arrays[f"{key}_pooled_mask_proj"])
-            embed = model.class_embedding(Head(*head), features)
+            [embed] = model.class_embedding(head.queries[None], [head.mask_logits > 0], features)
             compare(f"{key}_class_embed", embed, arrays[f"{key}_class_embed"])
             wide = dilate(head.mask_logits, model.rai.kernel)
             compare(f"{key}_mask_dilated", wide, arrays[f"{key}_mask_dilated"])
@@ -161,7 +160,7 @@ def test_heads(model: SCORE, words: Vocabulary, encoded: dict, arrays: dict[str,
             compare(f"{key}_scene_pooled", pool_regions(patches, on_grid > 0), arrays[f"{key}_scene_pooled"])
             seen: list[torch.Tensor] = []
             handle = model.rai.transformer.register_forward_pre_hook(lambda _m, args, seen=seen: seen.append(args[0]))
-            refined = model.rai(embed, head, encoded["scene"])
+            [refined] = model.rai(embed[None], [model.rai.view(head, encoded["scene"])])
             handle.remove()
             compare(f"{key}_rai_input", seen[0], arrays[f"{key}_rai_input"])
             compare(f"{key}_rai_output", refined.flatten(0, 1).unsqueeze(1), arrays[f"{key}_rai_output"])

@@ -68,7 +68,7 @@ def test_step(model: SCORE, case: Case, replay: list[Draws], phase: str) -> None
         for name, found in record.head(head).items():
             compare(f"{phase} head{head}_{name}", found, arrays[f"head{head}_{name}"])
         for b in range(len(inputs)):
-            queries, chosen = record.matches[((head + 1) % (len(model.mask_decoder.layers) + 1)) * len(inputs) + b]
+            queries, chosen = record.matches[head * len(inputs) + b]
             compare(f"{phase} match_head{head}_img{b}_query", queries, arrays[f"match_head{head}_img{b}_query"])
             compare(f"{phase} match_head{head}_img{b}_target", chosen, arrays[f"match_head{head}_img{b}_target"])
     for name, loss in losses.items():
@@ -108,9 +108,7 @@ def test_boundary(model: SCORE, case: Case, replay: list[Draws], monkeypatch: py
     replay.append(Draws(arrays))
     model.train()
     model.rai.calls.fill_(facts["training_steps_before"])
-    monkeypatch.setattr(
-        model.criterion, "forward", lambda decoded, classify, _: dict(enumerate(map(classify, decoded.heads)))
-    )
+    monkeypatch.setattr(model.criterion, "forward", lambda decoded, classify, _: {"": classify(decoded.heads)})
     record = Record(model)
     model(inputs)
     assert not replay[0].left
@@ -131,17 +129,20 @@ class Record:
         self.rai: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.matches: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.weight = model.rai.weight
-        model.class_embedding.register_forward_hook(lambda _m, _i, out: self.embeds.append(out))
-        model.class_embedding.pooled_proj.register_forward_hook(lambda _m, _i, out: self.projected.append(out))
-        model.classifier.register_forward_hook(lambda _m, _i, out: self.logits.append(out))
-        model.rai.transformer.register_forward_hook(lambda _m, args, out: self.rai.append((args[0], out)))
+        model.class_embedding.register_forward_hook(lambda _m, _i, out: self.embeds.extend(out))
+        model.class_embedding.pooled_proj.register_forward_hook(lambda _m, _i, out: self.projected.extend(out))
+        model.classifier.register_forward_hook(lambda _m, _i, out: self.logits.extend(out))
+        model.rai.transformer.register_forward_hook(
+            lambda _m, args, out: self.rai.append((args[0], out))  # of all heads
+        )
         matcher = model.criterion.matcher
         every = matcher.every
         matcher.every = lambda cases: self.matches.extend(every(cases)) or self.matches
 
     def head(self, index: int) -> dict[str, torch.Tensor]:
-        rai_input, rai_output = self.rai[index]
         embed = self.embeds[index]
+        [(taken, given)] = self.rai
+        rai_input, rai_output = (x.unflatten(0, (len(self.embeds), -1))[index] for x in (taken, given))
         return {
             "pooled_mask_proj": self.projected[index],
             "class_embed": embed,

@@ -5,7 +5,8 @@ A variant implements one of them, and a file of ``configs/rai`` or ``configs/gca
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -16,8 +17,11 @@ from score.model.towers.base import Scene
 class RegionContext(Protocol):
     """Refines the class embedding of each query; in RAI's place."""
 
-    def __call__(self, class_embed: Tensor, head: Head, scene: Scene) -> Tensor:
-        """Map ``class_embed [B, Q, E]`` to the same shape, given the head's queries and masks, and the scene."""
+    def view(self, head: Head, scene: Scene) -> Any:
+        """What it sees of a head's masks and the scene; all masks of a step together would take too much memory."""
+
+    def __call__(self, class_embed: Tensor, views: Sequence[Any]) -> Tensor:
+        """Map ``class_embed [N, B, Q, E]`` of ``N`` heads to the same shape, given the view of each."""
 
 
 class TextContext(Protocol):

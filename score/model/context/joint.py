@@ -61,6 +61,20 @@ def windows(found: Shapes, scale: float, grid: tuple[int, int], size: tuple[int,
     return shares[0], shares[1]
 
 
+class Around(NamedTuple):
+    """What objects are and what is around them, as far as attention needs it.
+
+    Attributes:
+        sizes: log width, height and area, ``[B, Q, 3]``.
+        seen: the whole scene, then each object's surroundings, ``[B, 1+Q, E]``.
+        bias: of attention, ``[B*heads, 1+Q, 1+Q]``.
+    """
+
+    sizes: Tensor
+    seen: Tensor
+    bias: Tensor
+
+
 class JointRegionContext(nn.Module):
     """Refine class embeddings by the other objects of the image, and by the scene around each at several scales.
 
@@ -103,17 +117,24 @@ class JointRegionContext(nn.Module):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, class_embed: Tensor, head: Head, scene: Scene) -> Tensor:
-        """Refine class embeddings ``[B, Q, E]``, given the head's masks and the scene."""
+    def view(self, head: Head, scene: Scene) -> Around:
+        """Measure the head's masks, and look around them."""
         found = shapes(head.mask_logits)
         sizes = torch.stack([found.width.log(), found.height.log(), found.area.clamp(min=1).log()], dim=-1)
         view = pool_regions(scene.patches, self._around(found, scene.patches.shape[-2:], head.mask_logits.shape[-2:]))
-        seen = torch.cat([scene.embed.unsqueeze(1), view], dim=1)  # [B, 1+Q, E]
-        x = self.scene_proj(seen.to(self.out.weight.dtype))  # a tower may have run in half precision
-        x = x + F.pad(self.object_proj(class_embed) + self.shape_proj(sizes), (0, 0, 1, 0))
-        bias = self._bias(found).to(x.dtype).flatten(0, 1)  # [B*heads, 1+Q, 1+Q]
+        seen = torch.cat([scene.embed.unsqueeze(1), view], dim=1)
+        return Around(sizes, seen, self._bias(found).flatten(0, 1))
+
+    def forward(self, class_embed: Tensor, views: Sequence[Around]) -> Tensor:
+        """Refine class embeddings ``[N, B, Q, E]`` of several heads with the view of each."""
+        return torch.stack([self._refined(*pair) for pair in zip(class_embed, views, strict=True)])
+
+    def _refined(self, class_embed: Tensor, around: Around) -> Tensor:
+        """Of one head, ``[B, Q, E]``."""
+        x = self.scene_proj(around.seen.to(self.out.weight.dtype))  # a tower may have run in half precision
+        x = x + F.pad(self.object_proj(class_embed) + self.shape_proj(around.sizes), (0, 0, 1, 0))
         for block in self.blocks:
-            x = block(x, src_mask=bias)
+            x = block(x, src_mask=around.bias.to(x.dtype))
         return class_embed + self.out(self.norm(x[:, 1:])).to(class_embed.dtype)
 
     def _around(self, found: Shapes, grid: torch.Size, size: torch.Size) -> Tensor:

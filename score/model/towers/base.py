@@ -120,7 +120,7 @@ def pool_regions(features: Tensor, weights: Tensor) -> Tensor:
         ``[B, Q, D]``; zeros for an empty region.
     """
     if weights.dtype == torch.bool:
-        return _Pooled.apply(features, weights)
+        return Pooled.apply(features, weights)[0]
     return torch.einsum("bdhw,bqhw->bqd", features, _normalised(weights).to(features.dtype))
 
 
@@ -130,23 +130,34 @@ def _normalised(weights: Tensor) -> Tensor:
     return weights / (weights.sum(dim=(-2, -1), keepdim=True) + 1e-8)
 
 
-class _Pooled(torch.autograd.Function):
-    """Averages over regions of bits, which keeps these for the gradient, and not the weights made of them."""
+class Pooled(torch.autograd.Function):
+    """Averages over regions of bits, which keeps these for the gradient, and not the weights made of them.
+
+    Of ``N`` sets of regions at once, for each would send back a gradient as large as the features.
+    """
 
     @staticmethod
-    def forward(ctx: Any, features: Tensor, inside: Tensor) -> Tensor:
-        """Average."""
-        ctx.save_for_backward(inside)
-        ctx.dtype = features.dtype
-        return torch.einsum("bdhw,bqhw->bqd", features, _normalised(inside).to(features.dtype))
+    def forward(ctx: Any, features: Tensor, *inside: Tensor) -> Tensor:
+        """Average ``[B, D, h, w]`` over bits ``[B, Q, h, w]``: ``[N, B, Q, D]``."""
+        ctx.save_for_backward(*inside)
+        ctx.shape, ctx.dtype = features.shape, features.dtype
+        cells = features.flatten(2).transpose(1, 2)  # [B, h*w, D]
+        return torch.stack([Pooled._shares(bits, features.dtype) @ cells for bits in inside])
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Of the features."""
-        (inside,) = ctx.saved_tensors
-        share = _normalised(inside).to(gradient.dtype).flatten(2)  # [B, Q, h*w]
-        cells = share.transpose(1, 2) @ gradient  # [B, h*w, D], which is channels-last memory
-        return cells.transpose(1, 2).unflatten(2, inside.shape[2:]).to(ctx.dtype), None
+        batch, width, height, length = ctx.shape
+        cells = gradient.new_zeros(batch, height * length, width, dtype=ctx.dtype)  # channels-last memory
+        for bits, part in zip(ctx.saved_tensors, gradient, strict=True):
+            cells.baddbmm_(Pooled._shares(bits, ctx.dtype).transpose(1, 2), part.to(ctx.dtype))
+        return cells.transpose(1, 2).unflatten(2, (height, length)), *[None] * len(gradient)
+
+    @staticmethod
+    def _shares(bits: Tensor, dtype: torch.dtype) -> Tensor:
+        """What each cell counts in its region, ``[B, Q, h*w]``."""
+        inside = bits.flatten(2).float()
+        return inside.mul_(1 / (inside.sum(-1, keepdim=True) + 1e-8)).to(dtype)
 
 
 def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:

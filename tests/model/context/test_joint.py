@@ -32,7 +32,7 @@ def moved(**changes: object) -> JointRegionContext:
 
 
 def refined(module: JointRegionContext, embed: torch.Tensor, masks: torch.Tensor, scene: Scene) -> torch.Tensor:
-    return module(embed, Head(embed, masks), scene)
+    return module(embed[None], [module.view(Head(embed, masks), scene)])[0]
 
 
 def inputs(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, Scene]:

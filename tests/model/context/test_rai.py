@@ -32,7 +32,8 @@ def rai(**changes: object) -> RegionAwareIntegration:
 def refined(
     module: RegionAwareIntegration, embed: torch.Tensor, masks: torch.Tensor, patches: torch.Tensor
 ) -> torch.Tensor:
-    return module(embed, Head(embed, masks), Scene(torch.zeros(len(patches), 16), patches))
+    view = module.view(Head(embed, masks), Scene(torch.zeros(len(patches), 16), patches))
+    return module(embed[None], [view])[0]
 
 
 def inputs(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
