@@ -65,8 +65,9 @@ class Step:
         self.model = folder.build(config).train()
         self.model.vocabulary(self.model.train_names)
         self.model.backbone.drop_text()  # as `score train` does
-        self.model.lower_towers(runtime.tower_precision(config.runtime.towers, torch.device("cpu")))
-        if config.runtime.get("recompute"):  # unknown to older commits
+        if config.runtime.get("towers"):  # unknown to older commits, as what follows
+            self.model.lower_towers(runtime.tower_precision(config.runtime.towers, torch.device("cpu")))
+        if config.runtime.get("recompute"):
             self.model.recompute()
         groups = optim.parameter_groups(self.model, config.optim.weight_decay, config.optim.no_decay)
         self.optimiser = optim.ClippedAdamW(groups, lr=config.optim.lr, clip_norm=config.optim.clip_norm)

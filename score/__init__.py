@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 import warnings
 from importlib.abc import MetaPathFinder
@@ -26,6 +27,10 @@ __version__ = "0.1.0"
 DISTRIBUTION = "score-segmenter"  # what pip calls this package: `score` on PyPI is another's
 __all__ = ["DISTRIBUTION", "Result", "Segmenter", "__version__", "load_model"]
 
+
+# PyTorch takes large tensors in huge pages, where Linux has them on demand: the kernel's work on fresh memory, most of
+# what an elementwise operation on a CPU costs, shrinks to a third. It reads this at its first tensor.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 # detectron2 and fvcore use what torch calls outdated, at every start
 warnings.filterwarnings("ignore", message=r"`torch\.(jit|cuda\.amp)\.", category=FutureWarning)
