@@ -127,15 +127,15 @@ class Finder:
         """What is found, which queries these are, and the model's own prediction."""
         vocabulary = self.model.vocabulary(self.model.train_names)
         regions = self.model.look([item])
-        head, features = self._given
+        [queries], _, features = self._given
         own = self.model.ask(regions, vocabulary)
         chosen = self._surest(regions, own.in_logits[0])
-        masks = head.mask_logits[0, chosen]
+        masks = regions.mask_logits[0, chosen]
         pooled = pool_regions(features, (masks > 0)[None])[0]
         fill = self.keep - len(chosen)
         assert regions.scene is not None
         found = Found(
-            F.pad(head.queries[0, chosen], (0, 0, 0, fill)),
+            F.pad(queries[0, chosen], (0, 0, 0, fill)),
             F.pad(masks.clamp(-1e4, 1e4), (0, 0, 0, 0, 0, fill), value=-1.0).half(),
             F.pad(pooled, (0, 0, 0, fill)),
             regions.scene.embed[0],
