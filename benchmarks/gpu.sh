@@ -3,7 +3,7 @@
 #
 #   benchmarks/gpu.sh [OUT]                    in an environment that has SCORE's dependencies
 #   WHEELS=wheels benchmarks/gpu.sh [OUT]      with a folder made by tools/wheelhouse.sh, on a machine that has torch
-#   DEVICE=cpu MODEL=own SIZE=64 benchmarks/gpu.sh    a rehearsal: every command, with something small
+#   DEVICE=cpu MODEL=experiment=synthetic_demo SIZE=64 LARGE=96 BATCHES=[1,2] benchmarks/gpu.sh     a rehearsal
 #
 # First what must be equal: prediction, training steps in 16 bits, a process group, a whole short run. Then what it
 # costs. A step that fails or runs out of time is told, and the next one goes on; the exit code is their number.
