@@ -95,7 +95,7 @@ class MLP(nn.Sequential):
     def __init__(self, *widths: int) -> None:
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise(widths):
-            layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+            layers += [nn.Linear(inputs, outputs), nn.ReLU(inplace=True)]
         super().__init__(*layers[:-1])
 
 
@@ -130,7 +130,7 @@ class DecoderLayer(nn.Module):
         """
         x = self.cross_norm(x + attend(self.cross_attn, x + query_pos, source + source_pos, source, blocked))
         x = self.self_norm(x + attend(self.self_attn, x + query_pos, x + query_pos, x, apart))
-        return self.ffn_norm(x + self.linear2(F.relu(self.linear1(x))))
+        return self.ffn_norm(x + self.linear2(F.relu_(self.linear1(x))))
 
 
 def attend(

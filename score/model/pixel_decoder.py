@@ -42,7 +42,7 @@ class DeformableEncoderLayer(nn.Module):
     def forward(self, x: Tensor, position: Tensor, reference: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
         """Map ``[B, L, D]`` to the same; ``position`` ``[L, D]`` is added to the queries only."""
         x = self.norm1(x + self.self_attn(x + position, reference, x, sizes))
-        return self.norm2(x + self.linear2(F.relu(self.linear1(x))))
+        return self.norm2(x + self.linear2(F.relu_(self.linear1(x))))
 
 
 class PixelDecoder(nn.Module):
@@ -111,7 +111,7 @@ class PixelDecoder(nn.Module):
             for layer in self.layers:
                 x = layer(x, position, reference, sizes)
             multiscale = [
-                part.contiguous().transpose(1, 2).unflatten(2, size)
+                part.contiguous().unflatten(1, size).permute(0, 3, 1, 2)  # in channels-last memory
                 for part, size in zip(x.split([h * w for h, w in sizes], dim=1), sizes, strict=True)
             ]
             lateral = _projected(self.lateral, pyramid["res2"])

@@ -91,3 +91,12 @@ def test_stays_in_full_precision_under_autocast(decoder: PixelDecoder) -> None:
         got = decoder(maps)
     assert got.mask_features.dtype == got.multiscale[0].dtype == torch.float32
     torch.testing.assert_close(got.mask_features, expected)
+
+
+def test_maps_of_one_image_stay_in_channels_last_memory(decoder: PixelDecoder) -> None:
+    """PyTorch asks strides, even of a batch of one: by others it would resize them in seven times the time."""
+    maps = decoder({name: level[:1] for name, level in pyramid().items()})
+    for level in (maps.mask_features, *maps.multiscale):
+        larger = F.interpolate(level, scale_factor=2, mode="bilinear")
+        assert larger.is_contiguous(memory_format=torch.channels_last)
+        assert not larger.is_contiguous()

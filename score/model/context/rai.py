@@ -101,7 +101,7 @@ class Alone(nn.TransformerEncoderLayer):
         found = (value.unflatten(-1, (attention.num_heads, -1)) * share).flatten(-2)
         src = self.norm1(src + self.dropout1(attention.out_proj(found)))
         # Dropping before ReLU gives the same, and what is left serves its gradient and that of the next layer.
-        hidden = F.relu(self.dropout(self.linear1(src)))
+        hidden = F.relu_(self.dropout(self.linear1(src)))
         return self.norm2(src + self.dropout2(self.linear2(hidden)))
 
 
