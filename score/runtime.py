@@ -9,6 +9,7 @@ import logging
 import os
 import platform
 import random
+import signal
 import socket
 import sys
 import time
@@ -142,15 +143,35 @@ def start_processes(count: int, device: str, function: Callable[..., None], *arg
     """Run a function in so many new processes on this machine, which have joined, and wait for all of them."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    torch.multiprocessing.start_processes(_started, (count, port, device, function, *arguments), count)
+    started = torch.multiprocessing.start_processes(
+        _started, (count, port, device, function, *arguments), count, join=False
+    )
+    try:
+        while not started.join():
+            pass
+    except KeyboardInterrupt:  # of this process alone, maybe: the others would go on, and Python would wait for them
+        for process in started.processes:
+            if process.is_alive():
+                os.kill(process.pid, signal.SIGINT)
+        for process in started.processes:
+            process.join(30)
+            process.kill()
+        raise
 
 
 def _started(rank: int, count: int, port: int, device: str, function: Callable[..., None], *arguments: Any) -> None:
+    signal.signal(signal.SIGINT, _interrupt_once)
     os.environ |= {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}", "WORLD_SIZE": f"{count}", "LOCAL_WORLD_SIZE": f"{count}"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}"}
     join_processes(device)
     function(*arguments)
     part_processes()
+
+
+def _interrupt_once(number: int, frame: object) -> None:
+    """Take the first of two interrupts, the terminal's and that of the process which started this one."""
+    signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _local_rank() -> int:

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import os
 import random
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -64,3 +68,37 @@ def report(folder: Path) -> None:
 def gloo_threads() -> int:
     """How many threads of this process pass messages; one that is alive when Python shuts down can abort it."""
     return sum("gloo" in task.read_text() for task in Path("/proc/self/task").glob("*/comm"))
+
+
+ENDLESS = """
+import os, time
+from score import runtime
+
+def work():
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+
+if __name__ == "__main__":
+    runtime.start_processes(2, "cpu", work)
+"""
+
+
+@pytest.mark.slow
+def test_an_interrupt_of_the_first_process_alone_ends_those_that_it_started(tmp_path: Path) -> None:
+    (tmp_path / "endless.py").write_text(ENDLESS)
+    with subprocess.Popen(
+        [sys.executable, "endless.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(runtime.__file__).parent.parent), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        assert process.stdout is not None
+        children = [int(process.stdout.readline()) for _ in range(2)]
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=20)
+    for child in children:
+        with pytest.raises(ProcessLookupError):
+            os.kill(child, 0)

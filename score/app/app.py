@@ -44,25 +44,32 @@ def main(config: DictConfig) -> None:
     device = runtime.select_device(config.runtime.device, config.runtime.threads)
     model, _ = folder.load(known.find(settings["model"]), device, [])
     limits = upload.Limits(settings["max_mb"], settings["max_mpx"], settings["images"])
-    place = Path(tempfile.mkdtemp(prefix="score-page-"))
-    app = page.page(Segmenter(model), place, limits, settings["host"])
-    server = uvicorn.Server(
-        uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=1)
-    )
-    if not page.is_loopback(settings["host"]):
-        print(
-            f"warning: host={settings['host']}: whoever reaches this machine can use the page, without a password; "
-            "what is sent can be read on the way",
-            file=sys.stderr,
+    with tempfile.TemporaryDirectory(prefix="score-page-", ignore_cleanup_errors=True) as place:
+        app = page.page(Segmenter(model), Path(place), limits, settings["host"])
+        server = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                lifespan="off",  # its end stands below, and Ctrl-C at its start would log a traceback
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=1,
+            )
         )
-    host = f"[{settings['host']}]" if ":" in settings["host"] else settings["host"]
-    print(f"http://{host}:{listening.getsockname()[1]}/   Ctrl-C ends it", flush=True)
-    try:
-        server.run(sockets=[listening])
-    except KeyboardInterrupt:
-        pass
-    finally:
-        app.state.uploads.close()
+        if not page.is_loopback(settings["host"]):
+            print(
+                f"warning: host={settings['host']}: whoever reaches this machine can use the page, without a password; "
+                "what is sent can be read on the way",
+                file=sys.stderr,
+            )
+        host = f"[{settings['host']}]" if ":" in settings["host"] else settings["host"]
+        print(f"http://{host}:{listening.getsockname()[1]}/   Ctrl-C ends it", flush=True)
+        try:
+            server.run(sockets=[listening])
+        except KeyboardInterrupt:
+            pass
+        finally:
+            app.state.uploads.close()
     print("ended")
     if any(thread is not threading.main_thread() and thread.is_alive() for thread in threading.enumerate()):
         sys.stdout.flush()

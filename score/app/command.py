@@ -9,6 +9,7 @@ import io
 import os
 import re
 import shlex
+import signal
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +33,7 @@ MANY = ("data", "images", "models", "runs", "vocabulary")  # take one or several
 NULLS = ("picture", "stretch")  # may be null, though their files have text
 _REFERENCE = re.compile(r"\$\{[\w.]+\}$")  # to another setting: of that one's kind
 TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
+_stopped: list[int] = []  # by these signals, in their order
 
 
 def command(config: str, words: Sequence[str] = ()) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
@@ -68,7 +70,7 @@ def command(config: str, words: Sequence[str] = ()) -> Callable[[Callable[[DictC
             address = re.compile(r"^([\w.]+)=((?:\w+:)?\w+://[^'\"]*)$")
             sys.argv[1:] = [address.sub(r"\1='\2'", word) for word in sys.argv[1:]]
             sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))  # anywhere
-            with _one_line_errors(folder, name):
+            with _stoppable(), _one_line_errors(folder, name):
                 _check_options()
                 if {"-h", "--help"} & set(sys.argv[1:]):
                     print(_help(folder, name, sys.modules[main.__module__].__doc__ or ""))
@@ -165,15 +167,43 @@ def _text(value: Any, typed: str | None = None) -> Any:
     return (typed or str(value)) if isinstance(value, int | float) else value
 
 
+def _stop(number: int, frame: object) -> None:
+    """Take a signal as an interrupt."""
+    _stopped.append(number)
+    sys.unraisablehook = lambda _: None  # of loaders, whose processes got the signal as well
+    raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """Within it what asks a process to end, as a scheduler or ``kill`` does, lets it put all in order, as Ctrl-C does.
+
+    What is ignored, as Ctrl-C is in the background of a shell, stays so.
+    """
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    caught = {number: handler for number, handler in usual.items() if signal.getsignal(number) == handler}
+    for number in caught:
+        signal.signal(number, _stop)
+    try:
+        yield
+    finally:
+        for number, handler in caught.items():
+            if signal.getsignal(number) == _stop:
+                signal.signal(number, handler)
+
+
 @contextlib.contextmanager
 def _one_line_errors(folder: Path, name: str) -> Iterator[None]:
     """End the process with one line and exit code 2 where the input is at fault."""
     try:
         yield
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
-    except Exception as raised:
+    except (KeyboardInterrupt, Exception) as raised:
+        if _stopped or isinstance(raised, KeyboardInterrupt):  # some libraries make other errors of an interrupt
+            number = _stopped[0] if _stopped else signal.SIGINT
+            for each in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(each, signal.SIG_DFL)  # all is in order: a second one ends what is left at once
+            print("interrupted", file=sys.stderr)
+            sys.exit(128 + number)
         error = not_installed(raised) if isinstance(raised, ModuleNotFoundError) else raised
         expected = isinstance(error, (ScoreError, HydraException, OmegaConfBaseException, OSError))
         if TRACEBACK or not (expected or _score_error(error)):

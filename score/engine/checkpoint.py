@@ -54,7 +54,8 @@ class RunCheckpointer(Checkpointer):
         write_text(folder / LAST, newest)
         numbered = _numbered(folder)
         kept = {newest, *[name for name in numbered if name <= newest][: self.keep]}
-        for name in {*numbered, FINAL} - kept:
+        killed = {path.name for path in folder.glob(".*.pth.*")}  # half-written by a process that could not clear up
+        for name in {*numbered, FINAL, *killed} - kept:
             (folder / name).unlink(missing_ok=True)
 
 

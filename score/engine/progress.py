@@ -138,18 +138,20 @@ class ProgressLine(CommonMetricPrinter):
 
     def __init__(self, max_iter: int, parts: Sequence[str] = ("loss_ce", "loss_mask", "loss_dice")) -> None:
         super().__init__(max_iter)
-        self.parts = parts
+        self.parts, self._said = parts, 0
 
     def write(self) -> None:
-        """Log one line; nothing once the last iteration has been reported."""
+        """Log one line of the last whole iteration, once: a run that is interrupted or at its end is asked again."""
         storage = get_event_storage()
         history = storage.histories()
-        if storage.iter == self._max_iter or "total_loss" not in history:
+        done = storage.latest()["total_loss"][1] + 1 if "total_loss" in history else 0
+        if done == self._said:
             return
+        self._said = done
         losses = {key: buffer.median(self._window_size) for key, buffer in history.items() if "loss" in key}
         parts = " ".join(f"{key.removeprefix('loss_')} {losses[key]:.2f}" for key in self.parts if key in losses)
         fields = [
-            f"{storage.iter + 1}/{self._max_iter}",
+            f"{done}/{self._max_iter}",
             f"loss {losses['total_loss']:.2f} ({parts})",
             f"lr {history['lr'].latest():.1e}" if "lr" in history else "",
             # the first iterations are not timed

@@ -140,6 +140,13 @@ def test_so_many_checkpoints_are_kept_whatever_run_wrote_them(model: SCORE, tmp_
     assert sorted(path.name for path in tmp_path.glob("*.pth")) == ["model_0000050.pth"]
 
 
+def test_what_a_killed_process_left_half_written_goes_with_the_next_checkpoint(model: SCORE, tmp_path: Path) -> None:
+    for name in (".model_0000009.pth.4711", "notes.txt"):
+        (tmp_path / name).write_text("half a file")
+    RunCheckpointer(model, str(tmp_path)).save("model_0000009", iteration=9)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last_checkpoint", "model_0000009.pth", "notes.txt"]
+
+
 def test_code_in_a_checkpoint_does_not_run(tmp_path: Path) -> None:
     class Planted:
         def __reduce__(self) -> tuple:

@@ -228,11 +228,14 @@ def test_a_loss_that_is_no_number_is_one_line_and_the_settings_are_there_before_
     assert not (tmp_path / "run" / "model.safetensors").exists()
 
 
-def test_ctrl_c_leaves_the_last_checkpoint_whole(finished: Path, tmp_path: Path) -> None:
+def test_ctrl_c_leaves_the_last_checkpoint_whole(
+    finished: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, f"input.train._target_={__name__}.Interrupting")
     assert read_last(tmp_path / "run" / "checkpoints")["iteration"] == 2
     assert not (tmp_path / "run" / "model.safetensors").exists()
+    assert not [line for line in caplog.messages if line.startswith("5/")]  # begun, not done
     for name, value in weights(run(tmp_path, "resume=true")).items():
         assert torch.equal(value, weights(finished)[name]), name
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,6 +53,47 @@ def test_nothing_is_changed_for_the_whole_process(call: Call) -> None:
     before = argparse.ArgumentParser.error
     assert call("train", "--cfg", "jobs").err.startswith("error: argument --cfg/-c: invalid choice: 'jobs'")
     assert argparse.ArgumentParser.error is before
+
+
+STOPPED = """
+import time
+from score.app.command import command
+
+@command("commands/report")
+def main(config):
+    try:
+        print("at work", flush=True)
+        time.sleep(60)
+    except KeyboardInterrupt as error:
+        raise RuntimeError("what a library makes of it") from error
+    finally:
+        print("in order", flush=True)
+
+main()
+"""
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_that_is_stopped_puts_all_in_order_and_says_one_word(tmp_path: Path, ending: signal.Signals) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", STOPPED, "runs=x"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(TOOLS.parent)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job has it ignored
+    ) as process:
+        assert process.stdout and process.stdout.readline() == "at work\n"
+        process.send_signal(ending)
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (128 + ending, "in order\n", "interrupted\n")
+
+
+def test_ctrl_c_before_a_command_is_at_work_is_silent() -> None:
+    early = "import score.app; raise KeyboardInterrupt"
+    done = subprocess.run([sys.executable, "-c", early], cwd=TOOLS.parent, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
 
 
 def test_folders_and_words_may_be_numbers(call: Call, tmp_path: Path) -> None:
