@@ -54,6 +54,15 @@ def calibrate(config: DictConfig) -> None:
     print(f"saved as {Path(config.model) / folder.CALIBRATION}")
 
 
+def before_training(config: DictConfig) -> None:
+    """Make sure, before hours are spent, that the set which ``calibrate`` names can be read."""
+    from score.data import catalog
+    from score.engine.evaluate import register
+
+    if config.calibrate not in (None, "test"):
+        catalog.load(register(config.calibrate, config.paths.datasets)[0])
+
+
 def after_training(config: DictConfig, trained: Path) -> None:
     """Calibrate a run's model on the set that ``calibrate`` names, if any; ``test`` is the first it is scored on."""
     from detectron2.utils import comm

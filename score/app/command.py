@@ -6,6 +6,7 @@ import contextlib
 import difflib
 import functools
 import io
+import math
 import os
 import re
 import shlex
@@ -53,6 +54,9 @@ def command(config: str, words: Sequence[str] = ()) -> Callable[[Callable[[DictC
         def task(settings: DictConfig) -> None:
             with _one_line_errors(folder, name):  # in here as well: Hydra adds lines to what leaves its task
                 _check_kinds(settings, _defaults(folder, name))
+                for group, file in HydraConfig.get().runtime.choices.items():
+                    if group != "data":  # which takes names, and settings in their place
+                        _check_kinds(settings, _choice(folder / group, file))
                 main(settings)
 
         run = hydra.main(version_base="1.3", config_path=str(folder), config_name=name)(task)
@@ -72,6 +76,7 @@ def command(config: str, words: Sequence[str] = ()) -> Callable[[Callable[[DictC
             sys.argv[1:] = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))  # anywhere
             with _stoppable(), _one_line_errors(folder, name):
                 _check_options()
+                _check_choices(folder)
                 if {"-h", "--help"} & set(sys.argv[1:]):
                     print(_help(folder, name, sys.modules[main.__module__].__doc__ or ""))
                 else:
@@ -111,12 +116,36 @@ def _check_options() -> None:
         raise ConfigError(f"{message}; settings are written KEY=VALUE, --help says more") from None
 
 
+def _check_choices(folder: Path) -> None:
+    """Refuse what is no name where a file of a group is chosen, for Hydra does so with a traceback."""
+    for word in sys.argv[1:]:
+        group, _, value = word.partition("=")
+        names = sorted(path.stem for path in (folder / group).glob("*.yaml")) if re.fullmatch(r"\w+", group) else []
+        if names and re.fullmatch(r"null|true|false|[-+]?[\d.]+", value, re.IGNORECASE):
+            raise ConfigError(f"{word}: no such choice; there are: {', '.join(names)}")
+
+
 def _defaults(folder: Path, name: str) -> dict[str, Any]:
     """What a command's file says, and the file that it extends, where there is one."""
     own = yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8"))
     extended = [item for item in own.pop("defaults") if isinstance(item, str) and item != "_self_"]
     own.pop("hydra", None)
     return {key: value for file in extended for key, value in _defaults(folder, file).items()} | own
+
+
+def _choice(folder: Path, file: str | None) -> dict[str, Any]:
+    """What the file chosen of a group sets, with what it extends; nothing of Hydra's own, and of whole experiments."""
+    path = folder / f"{file}.yaml"
+    text = path.read_text(encoding="utf-8") if path.is_file() else "# @package _global_"
+    package = found[1] if (found := re.match(r"# @package (\S+)", text)) else folder.name
+    if package == "_global_":
+        return {}
+    own = OmegaConf.create(text)
+    extended = [item for item in own.pop("defaults", []) if isinstance(item, str) and item != "_self_"]
+    for key in reversed(package.split(".")):
+        own = OmegaConf.create({key: own})
+    merged = OmegaConf.merge(*(_choice(folder, item) for item in extended), own)
+    return cast("dict[str, Any]", OmegaConf.to_container(merged))
 
 
 def _check_kinds(settings: DictConfig, defaults: dict[str, Any], parent: str = "") -> None:
@@ -127,6 +156,8 @@ def _check_kinds(settings: DictConfig, defaults: dict[str, Any], parent: str = "
     """
     typed = dict(word.split("=", 1) for word in HydraConfig.get().overrides.task if "=" in word)
     for own, default in defaults.items():
+        if parent and isinstance(default, str) and (default == "???" or "${" in default):
+            continue  # filled in later on, or of another setting's kind
         key, value = f"{parent}{own}", settings[own]  # raises where it was given none
         if isinstance(default, dict) and not isinstance(value, DictConfig):
             raise ConfigError(f"{key}={value}: it holds settings of its own, as in {key}.{next(iter(default))}=VALUE")
@@ -136,6 +167,8 @@ def _check_kinds(settings: DictConfig, defaults: dict[str, Any], parent: str = "
             raise ConfigError(f"{key}={value}: it takes a list, as in {key}=[A,B]")
         elif isinstance(default, bool) and key != "resume" and not isinstance(value, bool):
             raise ConfigError(f"{key}={value}: it takes true or false")
+        elif parent and type(default) in (int, float) and not _is_number(key, value):
+            raise ConfigError(f"{key}={'null' if value is None else value}: it takes a number")
         elif key in LISTS and isinstance(value, ListConfig):
             continue
         elif _is_text(key, default):
@@ -143,6 +176,13 @@ def _check_kinds(settings: DictConfig, defaults: dict[str, Any], parent: str = "
                 settings[own] = text
             if isinstance(default, str) and not _is_given(key, default, text):
                 raise ConfigError(f"{key}={'null' if text is None else text}: give one value, as in {key}=VALUE")
+
+
+def _is_number(key: str, value: Any) -> bool:
+    """Whether it is a finite number, or is checked with its bounds later on."""
+    from score.engine.checks import NUMBERS
+
+    return key in NUMBERS or (type(value) in (int, float) and math.isfinite(value))
 
 
 def _is_text(key: str, default: object) -> bool:

@@ -18,13 +18,14 @@ SHIFTED = "synthetic_shifted_val"
 @command("demo")
 def main(config: DictConfig) -> None:
     from score import runtime  # not before the settings have been read: PyTorch takes seconds
-    from score.app.calibrate import after_training
+    from score.app.calibrate import after_training, before_training
     from score.engine.evaluate import evaluate
     from score.engine.trainer import train
     from score.evaluation.tables import summary
     from score.files import save_json
     from score.weights import folder
 
+    before_training(config)
     trained = train(config, typed())
     rows = {name: json.loads((trained / "evaluation" / f"{name}.json").read_text()) for name in config.data.test}
     model, _ = folder.load(trained, runtime.select_device(config.runtime.device, config.runtime.threads))

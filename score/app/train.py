@@ -13,9 +13,10 @@ from score.app.command import command, typed
 
 @command("config")
 def main(config: DictConfig) -> None:
-    from score.app.calibrate import after_training
+    from score.app.calibrate import after_training, before_training
     from score.engine.trainer import train  # not before the settings have been read: PyTorch takes seconds
 
     groups = HydraConfig.get().runtime.choices
     config.choices = {key: groups[key] for key in sorted(groups) if not key.startswith("hydra")}
+    before_training(config)
     after_training(config, train(config, typed()))

@@ -162,6 +162,7 @@ def run(settings: Mapping[str, Any], device: torch.device, made_by: str) -> dict
         OutputError: the file cannot be written, or kept features are damaged.
     """
     _check(settings)
+    tower = LiteTower(projection=settings["start"]).to(device)  # refuses a start in a second, datasets may take many
     catalog.register(Path(settings["paths"]["datasets"]) if settings["paths"]["datasets"] else None)
     for entry in (*settings["train"], *settings["test"]):
         catalog.load(entry["data"])  # all input is checked before any of it is looked at
@@ -170,7 +171,6 @@ def run(settings: Mapping[str, Any], device: torch.device, made_by: str) -> dict
             raise ConfigError(
                 f"test: {len(entry['names'])} names of {entry['data']}, which has {len(classes)}: {classes}"
             )
-    tower = LiteTower(projection=settings["start"]).to(device)
     encoder = TextEncoder(tower, settings["vocabulary"]["prompts"], cache=None)
     text_mean = common_component(tower, settings["vocabulary"]["prompts"])
     tower.projection.text_mean.copy_(text_mean)

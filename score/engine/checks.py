@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from fvcore.common.param_scheduler import ParamScheduler
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from score.errors import ConfigError, OutputError
@@ -16,13 +17,14 @@ from score.weights import folder as model_folder
 
 
 class Number(NamedTuple):
-    """What a setting has to be: its kind, its bounds, and whether it may be null or a list of such numbers."""
+    """What a setting has to be: its kind, its bounds, whether it may be null or a list of such, or is two in order."""
 
     kind: type
     least: float
     most: float = math.inf
     optional: bool = False
     many: bool = False
+    pair: bool = False
 
 
 COUNT, FROM_0, POSITIVE, SHARE = Number(int, 1), Number(int, 0), Number(float, 0), Number(float, 0, 1)
@@ -32,16 +34,18 @@ _KEYS = {  # of all commands; a name that two of them have means the same in bot
         input.train.size input.test.shortest input.test.longest max_detections evaluation.max_detections top_k
         regions.longest learn.hidden_dim learn.steps learn.batch_size batch_size evaluation.batch_size
         min_pixels""",
-    MAYBE_COUNT: """limit evaluation.limit runtime.threads resize.shortest resize.longest input.train.max_instances
-        regions.per_class tile tile_size_px workers""",
-    FROM_0: """seed runtime.workers pictures evaluation.pictures optim.warmup optim.eval_period input.train.image_pad
+    MAYBE_COUNT: """limit evaluation.limit resize.shortest resize.longest input.train.max_instances
+        regions.per_class tile tile_size_px""",
+    Number(int, 1, 1024, optional=True): "runtime.threads workers",
+    Number(int, 0, 1024): "runtime.workers",
+    FROM_0: """seed input.train.seed pictures evaluation.pictures optim.warmup optim.eval_period input.train.image_pad
         regions.views regions.crowds learn.warmup zoom""",
     FROM_0._replace(optional=True): "shuffle_vocabulary tile_overlap overlap_px",
     POSITIVE._replace(optional=True): "gsd_m tile_m tolerance_m",
     Number(float, -math.inf, optional=True): "nodata",
     POSITIVE: """optim.lr optim.weight_decay optim.clip_norm optim.warmup_factor min_area min_area_m2 learn.lr
         learn.weight_decay learn.temperature regions.around""",
-    POSITIVE._replace(many=True): "input.train.scale regions.scale",
+    Number(float, 0.01, 10, pair=True): "input.train.scale regions.scale",
     SHARE: """min_score overlap false_alarms input.train.flip input.train.colour learn.dropout learn.balance
         regions.colour regions.boxes learn.others""",
     MAYBE_SHARE: "score val background ensemble.alpha ensemble.beta optim.ema",
@@ -78,13 +82,15 @@ def check_number(key: str, value: Any, number: Number) -> None:
     if value is None and number.optional:
         return
     kinds = (int,) if number.kind is int else (int, float)
-    values = list(value) if number.many and isinstance(value, list | ListConfig) else [value]
-    if not values or any(
-        type(item) not in kinds or not math.isfinite(item) or not number.least <= item <= number.most for item in values
-    ):
-        what = "a whole number" if number.kind is int else "a number"
+    several = (number.many or number.pair) and isinstance(value, list | ListConfig)
+    values = list(value) if several else [value]
+    fit = bool(values) and all(
+        type(item) in kinds and math.isfinite(item) and number.least <= item <= number.most for item in values
+    )
+    if not fit or (number.pair and (len(values) != 2 or values[0] > values[1])):
+        what = "a whole number" if number.kind is int else "two numbers" if number.pair else "a number"
         bounds = f"of at least {number.least}" if number.most == math.inf else f"in {number.least} .. {number.most}"
-        more = ", or null" * number.optional + ", or a list of such" * number.many
+        more = ", or null" * number.optional + ", or a list of such" * number.many + ", in order" * number.pair
         raise ConfigError(f"{key}={value}: not {what} {bounds}{more}")
 
 
@@ -105,6 +111,21 @@ def check_processes(config: DictConfig, world_size: int) -> None:
     processes = max(gpus, world_size)
     if batch % processes:
         raise ConfigError(f"optim.batch_size={batch}: not a multiple of {processes} processes; it counts all of them")
+
+
+def decay(schedule: Any) -> ParamScheduler:
+    """Check that a learning rate's course is one, and at no time negative or infinite.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    try:
+        fit = all(0 <= schedule(step / 16) < math.inf for step in range(17))
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise ConfigError(f"optim.decay: no course of a learning rate ({' '.join(str(error).split())})") from error
+    if not fit:
+        raise ConfigError("optim.decay: not at all times a number of at least 0")
+    return schedule  # type: ignore[no-any-return]
 
 
 def check_output(output: Path, resume: bool | str, overwrite: bool) -> None:

@@ -149,7 +149,7 @@ class Session:
         self.amp = checks.precision(config.runtime.amp, device)
         optim = config.optim
         self.start = int(state["iteration"]) + 1 if state else 0
-        decay = hydra.utils.instantiate(optim.decay, _convert_="all")
+        decay = checks.decay(hydra.utils.instantiate(optim.decay, _convert_="all"))
         self.schedule = warmed_up(decay, iterations=optim.iterations, warmup=optim.warmup, factor=optim.warmup_factor)
         groups = parameter_groups(model, optim.weight_decay, optim.no_decay)
         optimiser = ClippedAdamW(groups, lr=optim.lr, clip_norm=optim.clip_norm)

@@ -292,6 +292,15 @@ def test_bfloat16_trains_close_to_full_precision(finished: Path, tmp_path: Path)
         ("optim.batch_size=0", "optim.batch_size=0: not a whole number of at least 1"),
         ("optim.lr=fast", "optim.lr=fast: not a number"),
         ("optim.ema=1.5", r"optim.ema=1.5: not a number in 0 \.\. 1, or null"),
+        ("optim.decay.base_value=-1", "optim.decay: not at all times a number of at least 0"),
+        ("optim.decay.power=-1", "optim.decay: no course of a learning rate"),
+        ("input.train.seed=null", "input.train.seed=None: not a whole number of at least 0"),
+        ("input.train.scale=[2,1]", r"input.train.scale=\[2, 1\]: not two numbers in 0.01 .. 10, in order"),
+        ("input.train.scale=[1]", r"input.train.scale=\[1\]: not two numbers"),
+        ("input.train.scale=[0,0]", r"input.train.scale=\[0, 0\]: not two numbers"),
+        ("input.train.scale=[1,1000]", r"input.train.scale=\[1, 1000\]: not two numbers"),
+        ("runtime.threads=999999999999", "runtime.threads=999999999999: not a whole number in 1 .. 1024, or null"),
+        ("runtime.workers=100000", "runtime.workers=100000: not a whole number in 0 .. 1024"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_written(tmp_path: Path, override: str, message: str) -> None:

@@ -20,6 +20,7 @@ from tests.tools.command_line import Call, files
         (["train=[{data: nwpu_val, shortest: 0}]"], "train: shortest=0: not a whole number"),
         (["test=[{data: nwpu_val, shortest: 64, name: [a]}]"], "test={'data': 'nwpu_val', 'shortest': 64, 'name'"),
         (["words.ship=null"], "words.ship=null: give one value"),
+        (["start=nosuch"], "projection not found: nosuch"),
         (["+words.dam=3"], "words.dam=3: not words"),
     ],
 )

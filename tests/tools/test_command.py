@@ -149,6 +149,31 @@ def test_a_value_of_another_kind_is_one_line(call: Call, tmp_path: Path, change:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ("runtime.recompute=no", "runtime.recompute=no: it takes true or false"),
+        ("runtime.amp=null", "runtime.amp=null: give one value"),
+        ("runtime=null", "runtime=null: no such choice; there are: default"),
+        ("optim=5", "optim=5: no such choice; there are: lite, "),
+        ("optim.no_decay=void", "optim.no_decay=void: it takes a list"),
+        ("optim.decay=null", "optim.decay=None: it holds settings of its own"),
+        ("optim.decay.power=nan", "optim.decay.power=nan: it takes a number"),
+        ("model.dim=wide", "model.dim=wide: it takes a number"),  # of the file that the chosen one extends
+        ("model.network.mask_decoder.prior=off", "model.network.mask_decoder.prior=off: it takes true or false"),
+        ("calibrate=nosuch", "no dataset nosuch; "),
+    ],
+)
+def test_so_it_is_in_files_of_groups(call: Call, tmp_path: Path, change: str, line: str) -> None:
+    tiny_data(tmp_path / "data", images=1, size=64)
+    own = "{json: data/instances.json, images: data/images}"
+    choice = ("model=small", "decoder=places", "backbone=tiny", "scene=tiny", "optim=lite", f"data.train={own}")
+    outcome = call("train", *choice, "data.test=[]", "runtime.device=cpu", "input.train.ignore=true", change)
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1), outcome.err
+    assert outcome.err.startswith(f"error: {line}")
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.slow
 def test_a_multirun_goes_through_submitit(score_command: Call, tmp_path: Path) -> None:
     """Each job is pickled and runs in a process of its own, as on a cluster."""
