@@ -140,7 +140,7 @@ def _choice(folder: Path, file: str | None) -> dict[str, Any]:
     package = found[1] if (found := re.match(r"# @package (\S+)", text)) else folder.name
     if package == "_global_":
         return {}
-    own = OmegaConf.create(text)
+    own = cast(DictConfig, OmegaConf.create(text))
     extended = [item for item in own.pop("defaults", []) if isinstance(item, str) and item != "_self_"]
     for key in reversed(package.split(".")):
         own = OmegaConf.create({key: own})
