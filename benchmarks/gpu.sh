@@ -23,8 +23,9 @@ work=$(mktemp -d)
 trap 'rm -rf "$work" "${site:-$work}"' EXIT
 failed=()
 
-step() { # NAME SECONDS COMMAND...
-    local name=$1 limit=$2 start=$SECONDS code=0
+step() { # NAME SECONDS COMMAND...: so many at most, and no more than the eight minutes have left
+    local name=$1 left=$((480 - SECONDS)) start=$SECONDS code=0
+    local limit=$(($2 < left ? $2 : left > 1 ? left : 1))
     shift 2
     timeout "$limit" "$@" >"$out/$name.log" 2>&1 || code=$?
     echo "$name: exit code $code, $((SECONDS - start)) s"
@@ -50,6 +51,8 @@ costs predict_bf16 45 "size=$size" "batches=$batches" runtime.towers=bf16
 costs predict_large 45 "size=$large" batches=[1]
 costs train 45 "size=$size" training=true
 costs train_bf16 45 "size=$size" training=true runtime.towers=bf16 runtime.amp=bf16
+costs predict_compiled 240 "size=$size" "batches=[8]" runtime.compile=true # beside `predict`, in batches of 8
+costs train_compiled 240 "size=$size" training=true runtime.towers=bf16 runtime.amp=bf16 runtime.compile=true
 "$python" - "$out" "${failed[@]}" <<'PYTHON'
 import json, sys
 from pathlib import Path

@@ -37,6 +37,8 @@ def main(config: DictConfig) -> None:
     found = known.find(config.model)
     model, trained = folder.load(found, device, config.overrides)
     model.lower_towers(runtime.tower_precision(plain(config)["runtime"]["towers"], device))
+    if config.runtime.compile:
+        model.compile_parts(decoders=True)
     given = {key: float(value) for key, value in config.ensemble.items() if value is not None}
     ensemble = dataclasses.replace(model.ensemble, **given)
     source = runtime.provenance(found, device, trained.get("seed"), typed())

@@ -119,12 +119,14 @@ def load_segmenter(settings: Mapping[str, Any]) -> Segmenter:
     """The model that settings of ``score predict`` name, on its device.
 
     Raises:
-        ConfigError: there is no such device, or a change to the model makes no sense.
+        ConfigError: there is no such device, or a change to the model makes no sense, or nothing can be compiled here.
         WeightsError: the model is missing or damaged.
     """
     device = runtime.select_device(settings["runtime"]["device"], settings["runtime"]["threads"])
     model, _ = folder.load(known.find(settings["model"]), device, settings["overrides"])
     model.lower_towers(runtime.tower_precision(settings["runtime"]["towers"], device))
+    if settings["runtime"]["compile"]:
+        model.compile_parts(decoders=True)
     given = {key: float(value) for key, value in settings["ensemble"].items() if value is not None}
     return Segmenter(model, ensemble=dataclasses.replace(model.ensemble, **given), **settings["resize"])
 

@@ -28,6 +28,7 @@ def main(config: DictConfig) -> None:
     from score import runtime
     from score.engine import checks
     from score.files import check_writable, save_json, write_text
+    from score.model.compiled import check_compiler
     from score.studies import profile as costs
 
     checks.check_numbers(config, size=costs.SIZE, batches=checks.COUNT._replace(many=True), repeats=checks.COUNT)
@@ -39,13 +40,17 @@ def main(config: DictConfig) -> None:
     names = settings["models"] if isinstance(settings["models"], list) else [settings["models"]]
     if not names or not all(isinstance(name, str) for name in names):
         raise ConfigError(f"models={names}: give a model folder, a known model, or settings of score train, or a list")
+    if compiled := settings["runtime"]["compile"]:
+        if len(settings["batches"]) > 1:
+            raise ConfigError(f"batches={settings['batches']}: runtime.compile=true is for one size; give one number")
+        check_compiler(device)
     towers = runtime.tower_precision(settings["runtime"]["towers"], device)
     amp = checks.precision(settings["runtime"]["amp"], device)
     models = {name: _model(name, device) for name in names}
     for model in models.values():
         model.lower_towers(towers)
     keys = ("size", "repeats", "training", "batches")
-    result = costs.profile(models, amp=costs.AMP[amp], **{key: settings[key] for key in keys})
+    result = costs.profile(models, amp=costs.AMP[amp], compiled=compiled, **{key: settings[key] for key in keys})
     facts = {
         "command": typed(),
         "device": str(device),

@@ -109,6 +109,8 @@ def run(config: DictConfig, command: str) -> None:
     model.lower_towers(runtime.tower_precision(config.runtime.towers, device))
     if config.runtime.recompute:
         model.recompute()
+    if config.runtime.compile:
+        model.compile_parts(decoders=False)
     facts |= {"backbone": model.backbone.identity, "scene": model.scene.identity if model.scene else "off"}
     session = Session(config, model, data, tests, device, facts, state)
     if comm.is_main_process():

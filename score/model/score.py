@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from score.errors import ConfigError, WeightsError
 from score.model import criterion as losses  # a module: it may be in the midst of importing what imports this one
 from score.model.classifier import Ensemble, InVocabulary, similarity
+from score.model.compiled import check_compiler, for_first_size
 from score.model.context.base import RegionContext, TextContext
 from score.model.mask_decoder import ClassEmbedding, DecoderLayer, Head, MaskDecoder
 from score.model.pixel_decoder import DeformableEncoderLayer, PixelDecoder, Pixels
@@ -123,6 +124,7 @@ class SCORE(nn.Module):
         calibration: what is worth showing; the folder's own where it has been calibrated.
         weights: the first 16 hexadecimal digits of the SHA-256 of the folder's weights, "" of a model without folder.
         towers_in: ``bfloat16`` or ``float16``, where frozen towers were lowered to it; None where they were not.
+        compiled: the time of each part that was compiled, as a share of the time without; those below 1 are used.
     """
 
     def __init__(
@@ -166,6 +168,7 @@ class SCORE(nn.Module):
         self.train_names = check(train_names)
         self.resize, self.calibration, self.weights = Resize(), Calibration(), ""
         self.towers_in: str | None = None
+        self.compiled: dict[str, float] = {}
         for name, tower in (("backbone", self.backbone), ("scene", self.scene)):
             if tower is not None:
                 self.register_buffer(f"{name}_mean", torch.tensor(tower.pixel_mean).view(3, 1, 1), persistent=False)
@@ -296,6 +299,24 @@ class SCORE(nn.Module):
         for module in self.modules():
             if isinstance(module, DeformableEncoderLayer | DecoderLayer | nn.TransformerEncoderLayer):
                 module.forward = partial(checkpoint, module.forward, use_reentrant=False)  # type: ignore[method-assign]
+
+    def compile_parts(self, *, decoders: bool) -> None:
+        """Compile the frozen towers' image halves, for the size of the images that come first, where that is faster.
+
+        Args:
+            decoders: also compile both decoders; a training step is slower with them.
+
+        Raises:
+            ConfigError: nothing can be compiled here.
+        """
+        check_compiler(self.device)
+        parts = [("backbone", self.backbone, "pyramid")]
+        parts += [("scene tower", self.scene, "encode_scene")] if self.scene not in (None, self.backbone) else []
+        parts += [("pixel decoder", self.pixel_decoder, "forward")] if decoders else []
+        if decoders and isinstance(self.mask_decoder, MaskDecoder):  # the other one's sizes depend on what is seen
+            parts += [("mask decoder", self.mask_decoder, "forward")]
+        for name, module, method in parts:  # not the modules themselves, whose weights would have other names
+            setattr(module, method, for_first_size(getattr(module, method), name, self.compiled))
 
     def _adapted(self, bank: Tensor, scene: Scene | None, batch: int) -> Tensor:
         """The text bank as each image's scene changes it, ``[B, S, E]``."""

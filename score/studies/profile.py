@@ -69,6 +69,7 @@ def profile(
     repeats: int = 5,
     training: bool = False,
     amp: torch.dtype | None = None,
+    compiled: bool = False,
     words: Sequence[str] = WORDS,
 ) -> dict[str, Any]:
     """Measure models side by side, on one drawn scene: every repeat runs each of them once, in turn.
@@ -80,13 +81,15 @@ def profile(
         repeats: timed runs of each, after two untimed ones.
         training: measure a step with its backward pass and AdamW, and not a prediction.
         amp: of a training step's autocast; None for none.
+        compiled: with those parts compiled that are faster so, of a training step the towers' alone.
         words: to look for; in training each model's own.
 
     Returns:
         For each model ``parameters``, ``stages`` (``gflop`` of an image; of a batch ``ms``, ``spread_ms`` that is half
         the range of the middle half, ``floor_ms``, ``peak_mb``), ``images_per_second`` and ``ratio`` to the first, in
         pairs; ``decoders_to_library``, the time of both decoders to that of the transformers library's, in pairs, or
-        None; beside them ``gflops`` and ``gflops_bf16``, the rates of a matrix product, and ``objects`` of the scene.
+        None; ``compiled``, as :class:`SCORE` has it; beside them ``gflops`` and ``gflops_bf16``, the rates of a matrix
+        product, and ``objects`` of the scene.
     """
     device = next(iter(models.values())).device
     rate, half = (matmul_rate(device, dtype) for dtype in (torch.float32, torch.bfloat16))
@@ -99,10 +102,12 @@ def profile(
     first = batches[0]
     for name, run in runs.items():
         cost = costs[name]
+        with observed(counted(cost.flops)), counted(cost.flops)("whole"):  # before: compiled products are not seen
+            run(1)
+        if compiled:
+            models[name].compile_parts(decoders=not training)
         for _ in range(2):
             run(first)
-        with observed(counted(cost.flops)), counted(cost.flops)("whole"):
-            run(1)
         if decoders := library[name]:
             decoders(first)
         with observed(weighed(cost.peaks, device)):
@@ -123,7 +128,8 @@ def profile(
     against = next(iter(costs.values())).seconds["whole"]
     facts: dict[str, Any] = {"size": size, "batch": first, "repeats": repeats, "training": training}
     facts |= {"gflops": rate / 1e9, "gflops_bf16": half / 1e9}
-    return {**facts, "objects": len(instances), "models": {k: _summary(c, rate, against) for k, c in costs.items()}}
+    found = {k: {**_summary(c, rate, against), "compiled": models[k].compiled} for k, c in costs.items()}
+    return {**facts, "objects": len(instances), "models": found}
 
 
 def table(result: Mapping[str, Any]) -> str:
@@ -156,6 +162,7 @@ def table(result: Mapping[str, Any]) -> str:
             f"{parts['whole'] / 1e6:.1f} M parameters, {parts['trained'] / 1e6:.1f} M of them trained. "
             f"Images a second: {rates}. Time to the first model's, in pairs: {model['ratio']:.2f}."
             + (f" The decoders' time to the transformers library's: {share:.2f}." if share else "")
+            + (f" Compiled: {used}." if (used := ", ".join(k for k, v in model["compiled"].items() if v < 1)) else "")
         )
     return "\n\n".join(lines) + "\n"
 
