@@ -32,6 +32,7 @@ def test_folders_and_settings_are_compared(call: Call, tmp_path: Path) -> None:
         "size=4097",
         "batches=[1,0]",
         "repeats=none",
+        "batches=[1,2] runtime.compile=true",
         "models=nowhere",
         "models=[]",
         "models=[[a]]",
@@ -40,7 +41,7 @@ def test_folders_and_settings_are_compared(call: Call, tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_measured_is_said_in_one_line(word: str, call: Call, tmp_path: Path) -> None:
-    outcome = call("profile", word)
+    outcome = call("profile", *word.split())
     assert outcome.code == 2
     assert outcome.err.startswith("error: ") and outcome.err.count("\n") == 1
     assert not list(tmp_path.iterdir())
