@@ -100,6 +100,23 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
         raise OutputError(f"cannot write {path} ({reason}); free some space or choose another output") from error
 
 
+def append_line(path: Path, text: str) -> None:
+    """Append a line in UTF-8, kept through a power cut; of one that a full disk cuts off, see :func:`json_lines`.
+
+    Raises:
+        OutputError: no space, or no right to write.
+    """
+    try:
+        with path.open("ab", buffering=0) as file:
+            left = memoryview(f"{text}\n".encode())
+            while left:
+                left = left[file.write(left) :]
+            os.fsync(file.fileno())
+    except OSError as error:  # the system does not name the file where a disk is full
+        reason = f"{error.strerror}); free some space or choose another output"
+        raise OutputError(f"cannot write {path} ({reason}") from error
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8, whole or not at all.
 

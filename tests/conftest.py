@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Before any test module imports what reads them.
@@ -49,6 +50,14 @@ def _forget_datasets() -> Iterator[None]:
 
 _of_a_test = pytest.fixture(autouse=True)(_forget_datasets)
 _of_a_module = pytest.fixture(autouse=True, scope="module")(_forget_datasets)
+
+
+@pytest.fixture
+def disk_full() -> Iterator[Callable[[int], None]]:
+    """``disk_full(100)``: from then on no file takes more than 100 bytes, as where a disk is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from score.errors import OutputError
-from score.files import save_json, sha256, write_text, write_whole
+from score.files import append_line, json_lines, save_json, sha256, write_text, write_whole
 
 
 def test_json_round_trip(tmp_path: Path) -> None:
@@ -34,6 +34,15 @@ def test_json_into_a_file_as_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(OutputError, match="cannot write"):
         save_json(tmp_path / "file" / "metrics.json", {})
+
+
+def test_a_line_that_a_full_disk_cuts_off_is_told_and_gone(tmp_path: Path, disk_full: Callable[[int], None]) -> None:
+    path = tmp_path / "lines.jsonl"
+    append_line(path, '{"image": "Straße"}')
+    disk_full(40)
+    with pytest.raises(OutputError, match=rf"cannot write {path} \(File too large\); free some space"):
+        append_line(path, '{"image": "another one of them"}')
+    assert list(json_lines(path)) == [{"image": "Straße"}]
 
 
 @pytest.fixture(params=[0o022, 0o077, 0o002])

@@ -24,7 +24,16 @@ from score import runtime
 from score.data.coco_json import categories
 from score.data.images import RASTERS, SUFFIXES, read_image
 from score.errors import ConfigError, DataError, OutputError
-from score.files import check_writable, is_address, is_catalogue, is_database, json_lines, locked, write_whole
+from score.files import (
+    append_line,
+    check_writable,
+    is_address,
+    is_catalogue,
+    is_database,
+    json_lines,
+    locked,
+    write_whole,
+)
 from score.result import Result
 from score.segmenter import Segmenter, View
 from score.weights import folder, known
@@ -54,7 +63,7 @@ class Done(NamedTuple):
 
 
 def find_images(source: str | Sequence[str], output: Path | None = None) -> list[Path | str]:
-    """List what is to be looked at: a file, a folder's files, those that a pattern names, an address, or several.
+    """List what is to be looked at: a file, a folder's files, those that a pattern names, an address, or several; once.
 
     Of a folder and a pattern, without the pictures that an earlier run has written of rasters to ``output``.
 
@@ -83,7 +92,12 @@ def find_images(source: str | Sequence[str], output: Path | None = None) -> list
             raise DataError(f"{item}: no such image")
     if not found:
         raise DataError("images: none given; name files or a folder, as in images=[a.jpg,b.jpg]")
-    return list(dict.fromkeys(found))
+    once = dict[Path | str, Path | str]()
+    for each in found:
+        place = each if isinstance(each, str) else each.parent.resolve() / each.name
+        if place not in once or len(str(each)) < len(str(once[place])):  # a folder may lie in itself, by a link
+            once[place] = each
+    return list(once.values())
 
 
 def _made(output: Path) -> set[Path]:
@@ -194,10 +208,9 @@ class Journal:
 
     def add(self, image: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]]) -> None:
         """Append an image that is done."""
-        with self.path.open("a", encoding="utf-8") as file:
-            if not file.tell():
-                file.write(json.dumps(self.settings) + "\n")
-            file.write(json.dumps({"image": image, "annotations": annotations}, ensure_ascii=False) + "\n")
+        if not self.path.exists() or not self.path.stat().st_size:
+            append_line(self.path, json.dumps(self.settings))
+        append_line(self.path, json.dumps({"image": image, "annotations": annotations}, ensure_ascii=False))
         self.done[image["file_name"]] = image.get("picture")
         self.counts.update(each["category_id"] for each in annotations)
 

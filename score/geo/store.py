@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from score.errors import DataError, OutputError
-from score.files import check_writable, json_lines, write_whole
+from score.files import append_line, check_writable, json_lines, write_whole
 from score.geo import formats
 from score.geo.catalogue import Scene
 
@@ -153,10 +152,7 @@ class Folder:
 
     def note(self, entry: Entry) -> None:
         """See :class:`Store`."""
-        line = (json.dumps(asdict(entry), ensure_ascii=False) + "\n").encode()
-        with (self.path / LEDGER).open("ab", buffering=0) as file:
-            file.write(line)
-            os.fsync(file.fileno())
+        append_line(self.path / LEDGER, json.dumps(asdict(entry), ensure_ascii=False))
 
     def __str__(self) -> str:
         return str(self.path)

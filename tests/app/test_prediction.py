@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,23 @@ def test_images_of_one_name_get_pictures_of_their_own(segmenter: score.Segmenter
         "other/a.png",
         "other/a_2.png",
     ]
+
+
+def test_a_file_is_found_once_however_it_is_reached(images: Path, tmp_path: Path) -> None:
+    (images / "in_itself").symlink_to(images)
+    found = find_images([f"{images}/**/*.jpg", str(images), os.path.relpath(images / "b.jpg")])
+    assert sorted(Path(path).name for path in found) == ["a.PNG", "b.jpg"]
+    assert not [path for path in found if "in_itself" in str(path)]
+
+
+def test_a_full_disk_names_the_file_and_what_was_done_counts(
+    segmenter: score.Segmenter, images: Path, tmp_path: Path, disk_full: Callable[[int], None]
+) -> None:
+    disk_full(900)  # the settings, and no image
+    with pytest.raises(OutputError, match=r"out/predictions.jsonl \(File too large\); free some space"):
+        predict(segmenter, find_images(str(images)), tmp_path / "out")
+    disk_full(2**30)
+    assert predict(segmenter, find_images(str(images)), tmp_path / "out").images == 2
 
 
 def test_images_are_found_in_order(images: Path, tmp_path: Path) -> None:

@@ -134,6 +134,9 @@ def generate(
         except OSError:  # another process was faster
             if not _is_drawn(mark, fingerprint):
                 raise
+    except OSError as error:
+        reason = f"{error.strerror}); free some space or choose another root"
+        raise OutputError(f"cannot write {folder} ({reason}") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return folder

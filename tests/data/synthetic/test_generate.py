@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -166,3 +167,10 @@ def test_a_root_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be written"):
         synthetic.generate(tmp_path / "file", "synthetic", "val", images=1)
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, disk_full: Callable[[int], None]) -> None:
+    disk_full(300)
+    with pytest.raises(OutputError, match=f"cannot write {tmp_path}/synthetic/val .* choose another root"):
+        synthetic.generate(tmp_path, "synthetic", "val", images=2, size=64, workers=1)
+    assert list((tmp_path / "synthetic").iterdir()) == []
