@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from score.model import matcher as matching  # a module, for the reason in score.py
+from score.model.towers.base import numbers
 
 if TYPE_CHECKING:
     from score.model.mask_decoder import Decoded, Head
@@ -36,8 +37,8 @@ NOTHING = -100  # the class of a query that has none to learn
 
 def _mostly_within(mask_logits: Tensor, region: Tensor) -> Tensor:
     """Which masks of ``[Q, h, w]`` lie by more than half in a region ``[H, W]`` bool of the same view: ``[Q]`` bool."""
-    inside = (mask_logits > 0).flatten(1).float()
-    share = F.adaptive_avg_pool2d(region[None].float(), mask_logits.shape[-2:]).flatten()
+    inside = numbers((mask_logits > 0).flatten(1))
+    share = F.adaptive_avg_pool2d(numbers(region[None]), mask_logits.shape[-2:]).flatten()
     return inside @ (share - 0.5) > 0
 
 

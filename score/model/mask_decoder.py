@@ -95,7 +95,7 @@ class MLP(nn.Sequential):
     def __init__(self, *widths: int) -> None:
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise(widths):
-            layers += [nn.Linear(inputs, outputs), nn.ReLU(inplace=True)]
+            layers += [nn.Linear(inputs, outputs), nn.ReLU()]
         super().__init__(*layers[:-1])
 
 
@@ -130,7 +130,7 @@ class DecoderLayer(nn.Module):
         """
         x = self.cross_norm(x + attend(self.cross_attn, x + query_pos, source + source_pos, source, blocked))
         x = self.self_norm(x + attend(self.self_attn, x + query_pos, x + query_pos, x, apart))
-        return self.ffn_norm(x + self.linear2(F.relu_(self.linear1(x))))
+        return self.ffn_norm(x + self.linear2(F.relu(self.linear1(x))))
 
 
 def attend(
@@ -233,7 +233,8 @@ class MaskDecoder(nn.Module):
 
         def masks(chosen: Sequence[Sequence[Tensor]]) -> list[Tensor]:
             embeds = picked(states, chosen)
-            found = [self.mask_embed(q) @ maps.flatten(1) for q, maps in zip(embeds, mask_features, strict=True)]
+            # of cells, whose gradients then lie in memory as the features do
+            found = [self.mask_embed(q) @ image.T for q, image in zip(embeds, cells, strict=True)]
             return by_head([logits.unflatten(1, mask_features.shape[-2:]) for logits in found], chosen)
 
         return Decoded(Heads(states, whole), masks=masks)

@@ -42,7 +42,7 @@ class DeformableEncoderLayer(nn.Module):
     def forward(self, x: Tensor, position: Tensor, reference: Tensor, sizes: list[tuple[int, int]]) -> Tensor:
         """Map ``[B, L, D]`` to the same; ``position`` ``[L, D]`` is added to the queries only."""
         x = self.norm1(x + self.self_attn(x + position, reference, x, sizes))
-        return self.norm2(x + self.linear2(F.relu_(self.linear1(x))))
+        return self.norm2(x + self.linear2(F.relu(self.linear1(x))))
 
 
 class PixelDecoder(nn.Module):

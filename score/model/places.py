@@ -21,7 +21,7 @@ from score.errors import ConfigError
 from score.model.mask_decoder import MLP, Decoded, DecoderLayer, Head, Places, blocked_by, by_head, keys_of, picked
 from score.model.pixel_decoder import Pixels
 from score.model.position import point_codes
-from score.model.towers.base import resize
+from score.model.towers.base import numbers, resize
 
 if TYPE_CHECKING:
     from score.model.criterion import Target
@@ -244,8 +244,8 @@ def peaks(heat: Tensor, count: int) -> Tensor:
 def extent(masks: Tensor) -> Tensor:
     """Centre of mass and side lengths ``[N, 4]`` (x, y, width, height in 0..1) of bool masks ``[N, H, W]``."""
     h, w = masks.shape[-2:]
-    numbers = masks.float()
-    columns, rows = numbers.sum(1), numbers.sum(2)  # [N, W], [N, H]
+    inside = numbers(masks)
+    columns, rows = inside.sum(1), inside.sum(2)  # [N, W], [N, H]
     area = columns.sum(1).clamp(min=1)
     x = columns @ ((torch.arange(w, device=masks.device) + 0.5) / w) / area
     y = rows @ ((torch.arange(h, device=masks.device) + 0.5) / h) / area
@@ -327,7 +327,7 @@ def keep_apart(finders: int, real: Tensor) -> Tensor:
 
 def distinct(rank: Tensor, mask_logits: Tensor, overlap: float) -> Tensor:
     """Which masks ``[Q, h, w]`` of one image no better one overlaps by more than an IoU: ``[Q]`` bool."""
-    inside = (mask_logits > 0).flatten(1).float()
+    inside = numbers((mask_logits > 0).flatten(1))
     both, area = inside @ inside.T, inside.sum(1)
     clash = (both / (area[:, None] + area[None, :] - both).clamp(min=1) > overlap).cpu()
     kept: list[int] = []

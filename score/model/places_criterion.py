@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from score.model.criterion import NOTHING, SetCriterion, Target
 from score.model.mask_decoder import Decoded, Head, Places
+from score.model.towers.base import numbers
 
 SPREAD = 0.15  # of an object's extent: the scale of its peak in the heat map
 
@@ -126,7 +127,7 @@ def heat_loss(places: Places, targets: Sequence[Target]) -> Tensor:
         p = logits.sigmoid().clamp(1e-5, 1 - 1e-5)
         miss, alarm = (1 - p) ** 2 * -F.logsigmoid(logits), (1 - near) ** 4 * p**2 * F.softplus(logits)
         if target.ignore is not None:
-            alarm = alarm * (F.adaptive_max_pool2d(target.ignore[None].float(), (h, w)) == 0)
+            alarm = alarm * (F.adaptive_max_pool2d(numbers(target.ignore[None]), (h, w)) == 0)
         total = total + torch.where(peak, miss, alarm).sum()
     return total
 
@@ -146,7 +147,7 @@ def quality_loss(guess: Tensor, mask_logits: Tensor, targets: Sequence[Target], 
         wanted = torch.zeros_like(guess)
         for b, target in enumerate(targets):
             if len(target.classes):
-                inside = (mask_logits[b] > 0).flatten(1).float()
+                inside = numbers((mask_logits[b] > 0).flatten(1))
                 truth = shares(target.masks, mask_logits.shape[-2:]).flatten(1)
                 both = inside @ truth.T
                 wanted[b] = (both / (inside.sum(1)[:, None] + truth.sum(1)[None] - both + 1e-6)).amax(1)
@@ -158,5 +159,4 @@ def quality_loss(guess: Tensor, mask_logits: Tensor, targets: Sequence[Target], 
 
 def shares(masks: Tensor, grid: Sequence[int]) -> Tensor:
     """Which share of each cell of a grid, which divides their size, bool masks ``[N, H, W]`` cover: ``[N, h, w]``."""
-    numbers = masks.to(torch.float32)
-    return F.avg_pool2d(numbers, (masks.shape[-2] // grid[0], masks.shape[-1] // grid[1]))
+    return F.avg_pool2d(numbers(masks), (masks.shape[-2] // grid[0], masks.shape[-1] // grid[1]))

@@ -109,7 +109,7 @@ def test_extents_are_centres_and_lengths() -> None:
     found = extent(boxes((8, 16, 8, 24), (0, 0, 64, 96)))
     assert found[0].tolist() == pytest.approx([28 / 96, 12 / 64, 24 / 96, 8 / 64])
     assert found[1].tolist() == pytest.approx([0.5, 0.5, 1.0, 1.0])
-    assert extent(torch.zeros(0, 64, 96)).shape == (0, 4)
+    assert extent(torch.zeros(0, 64, 96, dtype=torch.bool)).shape == (0, 4)
 
 
 def test_a_new_decoder_starts_from_discs_at_its_places() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from score.model.mask_decoder import Head
-from score.model.towers.base import Scene, pool_regions
+from score.model.towers.base import Scene, numbers, pool_regions
 
 
 class Shapes(NamedTuple):
@@ -31,7 +31,7 @@ class Shapes(NamedTuple):
 
 def shapes(mask_logits: Tensor) -> Shapes:
     """Measure the masks of ``[B, Q, h, w]`` logits; no gradient flows into them."""
-    inside = (mask_logits.detach() > 0).float()
+    inside = numbers(mask_logits.detach() > 0)
     area = inside.sum(dim=(-2, -1))
     found = []
     for along in (inside.sum(dim=-2), inside.sum(dim=-1)):  # cells of each column, of each row

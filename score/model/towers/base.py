@@ -156,8 +156,13 @@ class Pooled(torch.autograd.Function):
     @staticmethod
     def _shares(bits: Tensor, dtype: torch.dtype) -> Tensor:
         """What each cell counts in its region, ``[B, Q, h*w]``."""
-        inside = bits.flatten(2).float()
+        inside = numbers(bits.flatten(2))
         return inside.mul_(1 / (inside.sum(-1, keepdim=True) + 1e-8)).to(dtype)
+
+
+def numbers(bits: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """0 and 1 of bits, by way of bytes: PyTorch converts these in less than half the time."""
+    return bits.view(torch.uint8).to(dtype)
 
 
 def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:

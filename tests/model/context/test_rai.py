@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from score.model.context.rai import Alone, RegionAwareIntegration, dilate
+from score.model.context.rai import Alone, Dropout, RegionAwareIntegration, dilate
 from score.model.mask_decoder import Head
 from score.model.towers.base import Scene
 
@@ -201,3 +201,20 @@ def test_each_layer_is_post_norm_and_of_one_token() -> None:
     y = y + layer.linear2(layer.linear1(y).clamp(min=0))
     y = F.layer_norm(y, (16,), layer.norm2.weight, layer.norm2.bias)
     torch.testing.assert_close(layer(x[:, None])[:, 0], y, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("rectify", [False, True])
+def test_dropout_multiplies_what_it_leaves_and_its_gradient(rectify: bool) -> None:
+    torch.manual_seed(0)
+    dropout = Dropout(0.25).train()
+    x = torch.randn(64, 3, 31).requires_grad_()
+    left = dropout(x, rectify=rectify)
+    kept = (left != 0).float()  # nothing drawn is 0
+    expected = (x.clamp(min=0) if rectify else x) * kept / 0.75
+    torch.testing.assert_close(left, expected)
+    share = kept.mean() / (0.5 if rectify else 1)
+    assert share == pytest.approx(0.75, abs=0.03)
+    goal = torch.randn_like(x)
+    [found], [wanted] = torch.autograd.grad(left, x, goal), torch.autograd.grad(expected, x, goal)
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(dropout.eval()(x, rectify=rectify), x.clamp(min=0) if rectify else x)
