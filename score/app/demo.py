@@ -1,6 +1,6 @@
 """Train and try a model on drawings: ``score demo`` draws aerial scenes, learns them, and looks for words it never saw.
 
-About six minutes on two CPU cores, nothing to download. Takes the same KEY=VALUE as ``score train``.
+About eight minutes on two CPU cores, nothing to download. Takes the same KEY=VALUE as ``score train``.
 """
 
 from __future__ import annotations

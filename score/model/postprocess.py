@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from itertools import chain
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -67,62 +64,40 @@ def encode_windows(
     Returns:
         ``K`` masks with offsets, an empty one of size 0 x 0, and the mean probability inside each, ``[K]``.
     """
-
-    def window(columns: NDArray[np.bool_], left: int) -> RLE:
+    found, confidence = list[RLE](), list[float]()
+    for columns, left, sure in _columns(mask_logits, padded, image, output):
         (x0, x1), (y0, y1) = (_ends(np.any(columns, axis, keepdims=True).ravel()) for axis in (1, 0))
-        return encode(columns[x0:x1, y0:y1].T[None], (left + x0, y0))[0]
-
-    return _encoded(mask_logits, padded, image, output, window)
+        found += encode(columns[x0:x1, y0:y1].T[None], (left + x0, y0))
+        confidence.append(sure)
+    return found, torch.tensor(confidence, dtype=torch.float32, device=mask_logits.device)
 
 
 def encode_whole(
     mask_logits: Tensor, padded: tuple[int, int], image: tuple[int, int], output: tuple[int, int]
 ) -> tuple[list[RLE], Tensor]:
     """As :func:`encode_windows`, but masks of the whole output; only their own columns are ever made."""
-    return _encoded(mask_logits, padded, image, output, partial(encode_columns, width=output[1]))
+    found, confidence = list[RLE](), list[float]()
+    for columns, left, sure in _columns(mask_logits, padded, image, output):
+        found.append(encode_columns(columns, left, output[1]))
+        confidence.append(sure)
+    return found, torch.tensor(confidence, dtype=torch.float32, device=mask_logits.device)
 
 
 BAND = 64  # rows or columns that are mixed at a time: of all cells they read a few
 STRIP = 2**17  # pixels that are looked at together, few enough to stay in the cache of a core
-HELD = 2**28  # pixels that all threads together hold, a byte each
 
 
-def _encoded(
-    mask_logits: Tensor,
-    padded: tuple[int, int],
-    image: tuple[int, int],
-    output: tuple[int, int],
-    encode_mask: Callable[[NDArray[np.bool_], int], RLE],
-) -> tuple[list[RLE], Tensor]:
-    """Masks as ``encode_mask`` has them of :func:`_columns`, and the mean probability inside each, ``[K]``."""
-    maps = mask_logits.detach().float().cpu()
-    axes = [_Axis(maps.shape[i + 1], padded[i], image[i], output[i]) for i in (0, 1)]
-
-    threads = torch.get_num_threads()
-    workers = max(1, min(threads, len(maps), HELD // (output[0] * output[1])))
-
-    def some(part: Tensor) -> list[tuple[RLE, float]]:
-        return [(encode_mask(columns, left), sure) for columns, left, sure in _columns(part, *axes)]
-
-    if workers == 1:
-        found = some(maps)
-    else:  # masks side by side, for one is too little work for several threads
-        try:
-            with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-                found = list(chain.from_iterable(pool.map(some, maps.tensor_split(4 * workers))))
-        finally:
-            torch.set_num_threads(threads)  # which new threads start with
-    rles, sure = zip(*found, strict=True) if found else ((), ())
-    return list(rles), torch.tensor(sure, dtype=torch.float32, device=mask_logits.device)
-
-
-def _columns(maps: Tensor, rows: _Axis, columns: _Axis) -> Iterator[tuple[NDArray[np.bool_], int, float]]:
+def _columns(
+    mask_logits: Tensor, padded: tuple[int, int], image: tuple[int, int], output: tuple[int, int]
+) -> Iterator[tuple[NDArray[np.bool_], int, float]]:
     """Of each mask the columns where it can be, ``[n, H]``, the first one's place, and the mean probability inside.
 
     A bilinear map is a product of two matrices with a band each, and a pixel of it is positive only where a cell that
     it is mixed from is. Columns lie in a row, since run lengths go down them. What is yielded is overwritten.
     """
-    output = len(rows.matrix), len(columns.matrix)
+    maps = mask_logits.detach().float().cpu()
+    rows = _Axis(maps.shape[1], padded[0], image[0], output[0])
+    columns = _Axis(maps.shape[2], padded[1], image[1], output[1])
     boxes = tight_boxes(maps > 0).int().tolist()
     strip = max(1, STRIP // output[0])
     across, values = maps.new_empty(output[0] * maps.shape[2]), maps.new_empty(strip * output[0])

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-from typing import Any
-
 import pytest
 import torch
 from pycocotools import mask as coco_mask
 from torch.nn import functional as F
 
 from score.masks import decode, encode, paste
-from score.model import postprocess
 from score.model.postprocess import (
     InstanceSelection,
     best_pairs,
@@ -146,28 +141,3 @@ def test_windows_hold_the_masks_of_the_whole(
     for rle, mask in zip(rles, inside, strict=True):
         assert (decode(paste(rle, *output)) == mask.numpy()).all()
     assert max(rle["size"][0] for rle in rles) == output[0] and rles[0]["size"] == [0, 0]
-
-
-@torch.inference_mode()
-def test_several_threads_find_what_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    logits = torch.randn(7, 16, 24, generator=torch.Generator().manual_seed(0))
-    sizes = (64, 96), (60, 70), (133, 211)
-    made, ran = postprocess._columns, list[int]()
-
-    def columns(*arguments: Any) -> Iterator[Any]:
-        ran.append(threading.get_ident())
-        return made(*arguments)
-
-    monkeypatch.setattr(postprocess, "_columns", columns)
-    found, before = list[Any](), torch.get_num_threads()
-    for threads in (1, 3):
-        torch.set_num_threads(threads)
-        try:
-            found.append([encode_whole(logits, *sizes), encode_windows(logits, *sizes), torch.get_num_threads()])
-        finally:
-            torch.set_num_threads(before)
-    (one, window, count), (several, windows, again) = found
-    assert one[0] == several[0] and window[0] == windows[0]
-    assert torch.equal(one[1], several[1]) and torch.equal(window[1], windows[1])
-    assert (count, again) == (1, 3)
-    assert set(ran) - {threading.get_ident()}
